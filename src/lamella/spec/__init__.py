@@ -1,0 +1,1 @@
+"""Plain values of the image world, without input or output: digests, descriptors, documents, names, platforms."""

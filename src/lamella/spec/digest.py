@@ -1,0 +1,67 @@
+"""Digests as OCI image-spec 1.1 ``descriptor.md`` writes them: ``algorithm:hex``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from lamella.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_HEX_LENGTH = {"sha256": 64, "sha512": 128}
+_HEX = re.compile(r"[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A digest of bytes. Only the two algorithms that image-spec registers are accepted; both are verified."""
+
+    algorithm: str
+    hex: str
+
+    def __post_init__(self) -> None:
+        if _HEX_LENGTH.get(self.algorithm) != len(self.hex) or not _HEX.fullmatch(self.hex):
+            shown = f"{self.algorithm}:{self.hex}"[:150]
+            raise InvalidInput(f"'{shown}' is not a sha256 or sha512 digest", code="digest-syntax")
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read ``algorithm:hex``. Raises InvalidInput for anything else, wrong types included."""
+        if not isinstance(text, str):
+            raise InvalidInput(f"a digest must be a string, not {type(text).__name__}", code="digest-syntax")
+        algorithm, _, value = text.partition(":")
+        return cls(algorithm, value)
+
+    @classmethod
+    def of(cls, data: bytes, algorithm: str = "sha256") -> Self:
+        """The digest of ``data``."""
+        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+    @classmethod
+    def finish(cls, hasher: _Hash) -> Self:
+        """The digest that a running hash object has come to."""
+        return cls(hasher.name, hasher.hexdigest())
+
+    def hasher(self) -> _Hash:
+        """A fresh hash object of this digest's algorithm, for verifying."""
+        return hashlib.new(self.algorithm)
+
+    @property
+    def short(self) -> str:
+        """The first twelve hexadecimal digits."""
+        return self.hex[:12]
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+def chain_ids(diff_ids: list[Digest] | tuple[Digest, ...]) -> list[Digest]:
+    """The ChainID of every prefix of a stack of layers, bottom first (image-spec ``config.md``, "Layer ChainID")."""
+    chains: list[Digest] = []
+    for diff_id in diff_ids:
+        chains.append(Digest.of(f"{chains[-1]} {diff_id}".encode()) if chains else diff_id)
+    return chains

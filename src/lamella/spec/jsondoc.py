@@ -1,0 +1,88 @@
+"""JSON documents from outside, read strictly: what two readers could take differently is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from lamella.errors import InvalidInput, ResourceExhausted
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+
+def parse_object(raw: bytes, what: str, *, limits: Limits = DEFAULT_LIMITS) -> Object:
+    """Parse ``raw`` as one JSON object of UTF-8.
+
+    Raises InvalidInput for malformed JSON, a duplicate key, a value that JSON does not have (NaN) or a top level that
+    is no object, and ResourceExhausted for a document over the limits; ``what`` names the document in the message.
+    """
+    if len(raw) > limits.document_bytes:
+        raise ResourceExhausted(
+            f"{what} has {len(raw)} bytes, over the limit of {limits.document_bytes}", code="document-size"
+        )
+
+    def unique(pairs: list[tuple[str, Any]]) -> Object:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise InvalidInput(f"{what} has the key '{twice[:80]}' twice", code="document-duplicate-key")
+        return result
+
+    def constant(name: str) -> Any:
+        raise InvalidInput(f"{what} has the number {name}, which JSON does not have", code="document-syntax")
+
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except RecursionError:
+        raise ResourceExhausted(f"{what} is nested too deeply", code="document-depth") from None
+    except (UnicodeDecodeError, ValueError) as error:
+        raise InvalidInput(f"{what} is not JSON: {error}", code="document-syntax") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what} is a JSON {type(value).__name__}, not an object", code="document-type")
+    return value
+
+
+def field(obj: Object, key: str, kind: type[T], what: str, default: T | None = None) -> T:
+    """``obj[key]`` if it is of ``kind``; ``default`` if it is absent or null and there is a default.
+
+    Raises InvalidInput for a missing or wrong-typed field. ``bool`` is not taken for ``int``.
+    """
+    value = obj.get(key)
+    if value is None:
+        if default is None:
+            raise InvalidInput(f"{what} has no '{key}'", code="document-missing-field")
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidInput(
+            f"'{key}' of {what} is a {type(value).__name__}, not a {kind.__name__}", code="document-wrong-type"
+        )
+    return value
+
+
+def optional(obj: Object, key: str, kind: type[T], what: str) -> T | None:
+    """``obj[key]`` if present and not null, of ``kind``. Raises InvalidInput for a wrong type."""
+    return None if obj.get(key) is None else field(obj, key, kind, what)
+
+
+def strings(obj: Object, key: str, what: str) -> list[str]:
+    """``obj[key]`` as a list of strings; absent and null are the empty list."""
+    values: list[Any] = field(obj, key, list, what, [])
+    if not all(isinstance(value, str) for value in values):
+        raise InvalidInput(f"'{key}' of {what} has a member that is no string", code="document-wrong-type")
+    return values
+
+
+def string_map(obj: Object, key: str, what: str) -> dict[str, str]:
+    """``obj[key]`` as a map of strings to strings; absent and null are the empty map."""
+    values: dict[str, Any] = field(obj, key, dict, what, {})
+    if not all(isinstance(value, str) for value in values.values()):
+        raise InvalidInput(f"'{key}' of {what} has a value that is no string", code="document-wrong-type")
+    return values
+
+
+def render(obj: Any) -> bytes:
+    """The one serialisation that Lamella writes: compact, UTF-8, keys in the order given."""
+    return json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
