@@ -12,7 +12,9 @@ from lamella.errors import InvalidInput
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-_HEX_LENGTH = {"sha256": 64, "sha512": 128}
+ALGORITHMS = {"sha256": 64, "sha512": 128}
+"""The algorithms that are accepted, each with the length of its hexadecimal form."""
+
 _HEX = re.compile(r"[0-9a-f]+")
 
 
@@ -24,7 +26,7 @@ class Digest:
     hex: str
 
     def __post_init__(self) -> None:
-        if _HEX_LENGTH.get(self.algorithm) != len(self.hex) or not _HEX.fullmatch(self.hex):
+        if ALGORITHMS.get(self.algorithm) != len(self.hex) or not _HEX.fullmatch(self.hex):
             shown = f"{self.algorithm}:{self.hex}"[:150]
             raise InvalidInput(f"'{shown}' is not a sha256 or sha512 digest", code="digest-syntax")
 
@@ -40,6 +42,13 @@ class Digest:
     def of(cls, data: bytes, algorithm: str = "sha256") -> Self:
         """The digest of ``data``."""
         return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+    @staticmethod
+    def hasher_of(algorithm: str = "sha256") -> _Hash:
+        """A fresh hash object of one of ``ALGORITHMS``. Raises InvalidInput for another one."""
+        if algorithm not in ALGORITHMS:
+            raise InvalidInput(f"'{algorithm[:40]}' is not an algorithm for digests", code="digest-algorithm")
+        return hashlib.new(algorithm)
 
     @classmethod
     def finish(cls, hasher: _Hash) -> Self:
