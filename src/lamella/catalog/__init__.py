@@ -1,1 +1,1 @@
-"""catalog."""
+"""What the store knows: documents, images, names, snapshots and leases, in one transactional database."""
