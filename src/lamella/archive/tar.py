@@ -1,0 +1,6 @@
+"""Tar archives: members, reading, writing."""
+
+from lamella.archive.member import Member, MemberType
+from lamella.archive.tar_reader import TarScanner
+
+__all__ = ["Member", "MemberType", "TarScanner"]
