@@ -1,0 +1,256 @@
+"""Writing a tar archive: ustar where a member fits it, a pax extended header before it where it does not."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+
+from lamella.archive import pax
+from lamella.archive.member import Member, MemberType
+from lamella.archive.tar_header import BLOCK, MAX_ID, MAX_SIZE
+from lamella.errors import FailedPrecondition, InvalidInput
+from lamella.spec.endpoint import Reader
+
+_PIECE = 256 << 10
+"""Bytes read and written at a time."""
+_SMALL = 64 << 10
+"""Files up to this size are written together with their header."""
+_NAME = 100
+_PREFIX = 155
+_OCTAL_7 = 0o7777777
+_OCTAL_11 = 0o77777777777
+_NS = 1_000_000_000
+_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
+_MAGIC = b"ustar\x00" b"00"
+_LINKS = (MemberType.HARDLINK, MemberType.SYMLINK)
+
+
+class TarWriter:
+    """Hands an archive to ``write``, a function that takes bytes, piece by piece and front to back.
+
+    The bytes are a function of the members and their data: no user names, no times of its own, pax records sorted by
+    keyword. What ustar cannot say goes into pax records: names of more than 100 bytes that do not split, names that
+    are not ASCII (but those that are not UTF-8 either stay in the header while they fit), times that are not whole
+    seconds, large numbers, extended attributes (``SCHILY.xattr``), sparse files (``GNU.sparse`` 1.0). The end is two
+    zero blocks, with no padding after them.
+
+    Names are written as given: a directory's is expected to end in a slash, as other tools write it. ``offset`` is the
+    number of bytes written so far.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.offset = 0
+        self._write = write
+        self._closed = False
+
+    def __enter__(self) -> TarWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+
+    def add(self, member: Member, data: Reader | None = None) -> None:
+        """Write one member; ``data`` delivers its ``size`` bytes, or the pieces of a sparse file back to back.
+
+        ``data`` is read to its end and not closed. Raises InvalidInput (``tar-member``) for a member that cannot be
+        written, before anything is, and FailedPrecondition (``file-changed``) when ``data`` has fewer or more bytes
+        than announced: the archive is then broken and takes no more members.
+        """
+        if self._closed:
+            raise InvalidInput("the archive is closed", code="tar-closed", entry=member.name)
+        head, stored = _encode(member)
+        if (data is None) != (member.type is not MemberType.REGULAR) and (data is not None or stored):
+            raise _invalid(member, "only regular files have data, and need it")
+        if not stored:
+            self._put(head)
+        if data is not None:
+            self._closed = True  # stays so when the data fails
+            self._copy(head if stored else b"", data, stored, member.name)
+            self._closed = False
+
+    def close(self) -> None:
+        """Write the end marker, once. Does nothing after a failure: the archive stays visibly incomplete."""
+        if not self._closed:
+            self._closed = True
+            self._put(bytes(2 * BLOCK))
+
+    def _put(self, data: bytes) -> None:
+        self._write(data)
+        self.offset += len(data)
+
+    def _copy(self, head: bytes, data: Reader, stored: int, name: bytes) -> None:
+        left = stored
+        pieces = [head]
+        held = len(head)
+        while left:
+            piece = data.read(min(left, _PIECE))
+            if not piece:
+                raise _changed(name, f"it ended {left} bytes early")
+            left -= len(piece)
+            pieces.append(piece)
+            held += len(piece)
+            if held > _SMALL:
+                self._put(b"".join(pieces))
+                pieces.clear()
+                held = 0
+        pieces.append(bytes(-stored % BLOCK))
+        if rest := b"".join(pieces):
+            self._put(rest)
+        if data.read(1):
+            raise _changed(name, f"it has more than {stored} bytes")
+
+
+def _encode(member: Member) -> tuple[bytes, int]:
+    """The headers of a member, a sparse map included, and the number of data bytes to follow."""
+    _check(member)
+    records = {
+        pax.SCHILY_XATTR + pax.escape(key.encode("utf-8", "surrogateescape")): value
+        for key, value in member.xattrs.items()
+    }
+    name, stored, sparse_map = member.name, member.size, b""
+    if member.sparse is not None:
+        sparse_map, stored = _sparse_map(member)
+        records[b"GNU.sparse.major"], records[b"GNU.sparse.minor"] = b"1", b"0"
+        _add_path(b"GNU.sparse.name", name, records)
+        records[b"GNU.sparse.realsize"] = b"%d" % member.size
+        directory, slash, base = name.rpartition(b"/")
+        name = directory + slash + b"GNUSparseFile.0/" + base
+    header = _header(member, name, stored + len(sparse_map), records)
+    if records:
+        header = _extended(records, member.name) + header
+    return header + sparse_map, stored
+
+
+def _header(member: Member, name: bytes, size: int, records: dict[bytes, bytes]) -> bytes:
+    """The ustar header; adds to ``records`` what does not fit."""
+    split = _split(name) if _is_plain(name) else None
+    if split is None:
+        _add_path(b"path", name, records)
+        split = b"", _ascii(name)[:_NAME]
+    link = member.linkname if member.type in _LINKS else b""
+    if len(link) > _NAME or not _is_plain(link):
+        _add_path(b"linkpath", link, records)
+        link = _ascii(link)[:_NAME]
+    seconds, fraction = divmod(member.mtime, _NS)
+    if fraction or not 0 <= seconds <= _OCTAL_11:
+        records[b"mtime"] = pax.format_time(member.mtime)
+        seconds = max(0, min(seconds, _OCTAL_11))
+    uid = _fitting(b"uid", member.uid, _OCTAL_7, records)
+    gid = _fitting(b"gid", member.gid, _OCTAL_7, records)
+    size = _fitting(b"size", size, _OCTAL_11, records)
+    ids = (member.mode, uid, gid)
+    return _block(split, ids, size, seconds, b"%d" % member.type, link, (member.major, member.minor))
+
+
+def _is_plain(name: bytes) -> bool:
+    """Whether readers take a name in the header for the same bytes: not if it is UTF-8 beyond ASCII.
+
+    A header says no encoding and most readers let bytes be bytes; a pax record is UTF-8, and some readers (libarchive)
+    complain when it is not.
+    """
+    return name.isascii() or not _is_utf8(name)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _add_path(key: bytes, name: bytes, records: dict[bytes, bytes]) -> None:
+    records[key] = name
+    if not _is_utf8(name):
+        records[b"hdrcharset"] = b"BINARY"
+
+
+def _fitting(key: bytes, value: int, highest: int, records: dict[bytes, bytes]) -> int:
+    if value <= highest:
+        return value
+    records[key] = b"%d" % value
+    return 0
+
+
+def _extended(records: dict[bytes, bytes], name: bytes) -> bytes:
+    body = b"".join(pax.record(key, records[key]) for key in sorted(records))
+    base = _ascii(name.rstrip(b"/").rpartition(b"/")[2])
+    head = _block((b"", (b"PaxHeaders.0/" + base)[:_NAME]), (0o644, 0, 0), len(body), 0, b"x", b"", (0, 0))
+    return head + body + bytes(-len(body) % BLOCK)
+
+
+def _block(
+    name: tuple[bytes, bytes],
+    ids: tuple[int, int, int],
+    size: int,
+    mtime: int,
+    flag: bytes,
+    link: bytes,
+    device: tuple[int, int],
+) -> bytes:
+    mode, uid, gid = (b"%07o" % number for number in ids)
+    major, minor = (b"%07o" % number for number in device)
+    rest = (b"%011o" % size, b"%011o" % mtime, b"        ", flag, link, _MAGIC, major, minor, name[0])
+    block = _HEADER.pack(name[1], mode, uid, gid, *rest)
+    # Of ASCII, Adler-32's lower half is the sum of the bytes, plus one (see the reader).
+    total = (zlib.adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
+    return b"%s%06o\0 %s" % (block[:148], total, block[156:])
+
+
+def _split(name: bytes) -> tuple[bytes, bytes] | None:
+    """``name`` as the prefix and name of a ustar header; None when it does not fit."""
+    if len(name) <= _NAME:
+        return b"", name
+    cut = name.rfind(b"/", 1, min(_PREFIX + 1, len(name) - 1))
+    if cut < 0 or len(name) - cut - 1 > _NAME:
+        return None
+    return name[:cut], name[cut + 1 :]
+
+
+def _ascii(name: bytes) -> bytes:
+    """What an old reader, which knows no pax, shall see of a name."""
+    return bytes(byte for byte in name if byte < 0x80)
+
+
+def _sparse_map(member: Member) -> tuple[bytes, int]:
+    end = stored = 0
+    lines = []
+    for offset, length in member.sparse or ():
+        if offset < end or length <= 0 or offset + length > member.size:
+            raise _invalid(member, "its sparse map overlaps or is out of range")
+        end = offset + length
+        stored += length
+        lines.append(b"%d\n%d\n" % (offset, length))
+    if end < member.size or not lines:  # GNU tar learns the size of a file that ends in a hole from here
+        lines.append(b"%d\n0\n" % member.size)
+    text = b"%d\n%s" % (len(lines), b"".join(lines))
+    return text + bytes(-len(text) % BLOCK), stored
+
+
+def _check(member: Member) -> None:
+    kind = member.type
+    if not member.name or 0 in member.name or 0 in member.linkname:
+        raise _invalid(member, "a name is empty or holds a NUL")
+    if kind in _LINKS and not member.linkname:
+        raise _invalid(member, "a link to nothing")
+    if kind is MemberType.REGULAR and member.name.endswith(b"/"):
+        raise _invalid(member, "a file whose name ends in a slash")
+    if kind is not MemberType.REGULAR and (member.size or member.sparse is not None):
+        raise _invalid(member, "only a regular file has a size")
+    if not 0 <= member.mode <= 0o7777 or not 0 <= member.uid <= MAX_ID or not 0 <= member.gid <= MAX_ID:
+        raise _invalid(member, "an owner or mode out of range")
+    numbers_fit = 0 <= member.major <= _OCTAL_7 and 0 <= member.minor <= _OCTAL_7
+    if not numbers_fit or not 0 <= member.size <= MAX_SIZE:
+        raise _invalid(member, "a size or device number out of range")
+    if any(not key or "\0" in key for key in member.xattrs):
+        raise _invalid(member, "the name of an extended attribute is empty or holds a NUL")
+
+
+def _invalid(member: Member, reason: str) -> InvalidInput:
+    return InvalidInput(f"cannot be written to a tar: {reason}", code="tar-member", entry=member.name)
+
+
+def _changed(name: bytes, reason: str) -> FailedPrecondition:
+    return FailedPrecondition(f"the file changed while it was read: {reason}", code="file-changed", entry=name)
