@@ -1,0 +1,86 @@
+"""Performing mounts: the ladder of drivers, and the one place that goes from a driver's name to the driver."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import cast
+
+from lamella.errors import InvalidInput, Unsupported
+from lamella.mounts.in_use import upper_in_use
+from lamella.mounts.model import Driver, Form, Mount, Mounted, Probe
+
+__all__ = [
+    "DRIVERS",
+    "Driver",
+    "Form",
+    "Mount",
+    "Mounted",
+    "Probe",
+    "choose",
+    "driver",
+    "is_mounted",
+    "ladder",
+    "perform",
+    "unmount",
+    "upper_in_use",
+]
+
+_IMPLEMENTATIONS = {
+    "overlay": "lamella.mounts.overlay:OverlayDriver",
+    "copy": "lamella.mounts.copy:CopyDriver",
+}
+
+DRIVERS: tuple[str, ...] = tuple(_IMPLEMENTATIONS)
+"""The names of the drivers, the one to be preferred first."""
+
+
+def driver(name: str) -> Driver:
+    """The driver of a name; InvalidInput for a name that none has."""
+    if name not in _IMPLEMENTATIONS:
+        text = f"no driver is called that; there are {', '.join(DRIVERS)}"
+        raise InvalidInput(text, code="driver-unknown", subject=name)
+    module, _, attribute = _IMPLEMENTATIONS[name].partition(":")
+    return cast(Driver, getattr(importlib.import_module(module), attribute)())
+
+
+def ladder() -> list[Driver]:
+    """Every driver, the one to be preferred first."""
+    return [driver(name) for name in DRIVERS]
+
+
+def choose(at: Path, forced: str | None = None) -> Driver:
+    """The first driver that works under the directory ``at``, or exactly the ``forced`` one.
+
+    Unsupported (``driver-unusable``, ``driver-none``) says why each that was asked does not work there.
+    """
+    if forced is not None:
+        wanted = driver(forced)
+        probe = wanted.probe(at)
+        if not probe.ok:
+            text = f"does not work at {at}: {probe.reason}"
+            raise Unsupported(text, code="driver-unusable", subject=f"driver {forced}")
+        return wanted
+    refusals = []
+    for candidate in ladder():
+        probe = candidate.probe(at)
+        if probe.ok:
+            return candidate
+        refusals.append(f"{candidate.name}: {probe.reason}")
+    text = f"no driver works here: {'; '.join(refusals)}"
+    raise Unsupported(text, code="driver-none", subject=str(at))
+
+
+def perform(mount: Mount, target: Path) -> Mounted:
+    """Mount with the driver that the mount names; contract and errors as Driver.mount."""
+    return driver(mount.driver).mount(mount, target)
+
+
+def unmount(mounted: Mounted) -> None:
+    """Undo ``perform``, in any process; contract and errors as Driver.unmount."""
+    driver(mounted.driver).unmount(mounted)
+
+
+def is_mounted(mounted: Mounted) -> bool:
+    """Whether exactly this mount is still there."""
+    return driver(mounted.driver).is_mounted(mounted)

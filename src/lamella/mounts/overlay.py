@@ -1,0 +1,60 @@
+"""The driver ``overlay``: the kernel's overlayfs, for callers who may mount."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lamella._sys import syscalls
+from lamella.mounts import _overlayfs, trial
+from lamella.mounts.checks import checked, is_at_target, mount_error, record, refuse_elsewhere, unmount_error
+from lamella.mounts.in_use import claimed
+from lamella.mounts.model import Form, Mount, Mounted, Probe
+
+
+class OverlayDriver:
+    """Any number of layers with any names (500 on today's kernels); on old ones, what fits a page of options."""
+
+    name = "overlay"
+    form = Form.OVERLAY
+
+    def __init__(self, *, interface: str | None = None, volatile: bool = False) -> None:
+        """``interface``: as ``_overlayfs.interface``, None for the best; ``volatile``: as ``_overlayfs.attach``."""
+        self._interface = interface
+        self._volatile = volatile
+
+    def probe(self, at: Path) -> Probe:
+        """As Driver.probe."""
+        return trial.remembered(self.name, at, lambda place: trial.try_out(OverlayDriver(volatile=True), place))
+
+    def mount(self, mount: Mount, target: Path) -> Mounted:
+        """As Driver.mount. The view of a read-only mount of one layer is exact too: its whiteouts do not show."""
+        mount, target = checked(mount, target, needs_work=True)
+        with claimed(mount.upper):
+            try:
+                _overlayfs.attach(
+                    os.fsencode(target),
+                    [os.fsencode(lower) for lower in mount.lowers],
+                    None if mount.upper is None else os.fsencode(mount.upper),
+                    None if mount.work is None else os.fsencode(mount.work),
+                    volatile=self._volatile and mount.upper is not None,
+                    how=self._interface,
+                )
+            except OSError as error:
+                raise mount_error(error, target) from error
+        return record(self.name, target)
+
+    def unmount(self, mounted: Mounted) -> None:
+        """As Driver.unmount."""
+        if not self.is_mounted(mounted):
+            return
+        refuse_elsewhere(mounted)
+        try:
+            syscalls.umount2(os.fsencode(mounted.target), syscalls.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if self.is_mounted(mounted):
+                raise unmount_error(error, mounted) from error
+
+    def is_mounted(self, mounted: Mounted) -> bool:
+        """As Driver.is_mounted."""
+        return is_at_target(mounted, "overlay")

@@ -1,0 +1,65 @@
+"""Trying a driver out: the only way to know whether it works at a place."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from lamella._sys.files import remove_tree
+from lamella.errors import LamellaError
+from lamella.mounts.model import Driver, Mount, Probe
+
+_known: dict[tuple[str, Path, int], Probe] = {}
+
+
+def remembered(name: str, at: Path, attempt: Callable[[Path], Probe]) -> Probe:
+    """The answer of ``attempt`` for a driver at a directory, asked for once in a process (and user)."""
+    try:
+        place = at.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        return Probe(ok=False, reason=f"{at}: {error}")
+    key = (name, place, os.geteuid())
+    if key not in _known:
+        _known[key] = attempt(place)
+    return _known[key]
+
+
+def try_out(driver: Driver, at: Path) -> Probe:
+    """Mount two tiny layers with the driver under ``at``, add and delete a file through the mount, clean up."""
+    try:
+        place = Path(tempfile.mkdtemp(prefix=".probe-", dir=at))
+    except OSError as error:
+        return Probe(ok=False, reason=f"{at}: {error.strerror}")
+    try:
+        return _try_at(driver, place)
+    except LamellaError as error:
+        return Probe(ok=False, reason=error.reason)
+    except OSError as error:
+        return Probe(ok=False, reason=error.strerror or str(error))
+    finally:
+        with suppress(LamellaError):
+            remove_tree(place)
+
+
+def _try_at(driver: Driver, place: Path) -> Probe:
+    directories = [place / name for name in ("top", "bottom", "upper", "work", "root")]
+    for directory in directories:
+        directory.mkdir()
+    top, bottom, upper, work, target = directories
+    (top / "from-top").write_bytes(b"top")
+    (bottom / "from-bottom").write_bytes(b"bottom")
+    mounted = driver.mount(Mount(driver.name, (top, bottom), upper, work), target)
+    try:
+        root = mounted.root
+        if (root / "from-top").read_bytes() + (root / "from-bottom").read_bytes() != b"topbottom":
+            return Probe(ok=False, reason="mounted, but the layers do not show")
+        (root / "new").write_bytes(b"new")
+        (root / "from-bottom").unlink()
+        if not (upper / "new").is_file() or not (bottom / "from-bottom").is_file():
+            return Probe(ok=False, reason="mounted, but changes do not go to the upper directory")
+    finally:
+        driver.unmount(mounted)
+    return Probe(ok=True)
