@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 from lamella._sys.files import os_errors
 from lamella.content.protocol import IngestInfo
 from lamella.content.verified import CHUNK, check_whole
-from lamella.errors import Conflict, FailedPrecondition, InvalidInput
+from lamella.errors import Conflict, FailedPrecondition, InvalidInput, NotFound
 from lamella.spec.digest import Digest
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def ingest_ref(name: str) -> str | None:
 
 def scan_ingests(directory: Path) -> Iterator[IngestInfo]:
     """The ingests in ``directory``."""
-    with suppress(FileNotFoundError), os_errors(str(directory)), os.scandir(directory) as entries:
+    with suppress(NotFound), os_errors(str(directory)), os.scandir(directory) as entries:
         for entry in entries:
             ref = ingest_ref(entry.name)
             if ref is not None:
