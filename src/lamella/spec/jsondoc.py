@@ -18,6 +18,21 @@ def parse_object(raw: bytes, what: str, *, limits: Limits = DEFAULT_LIMITS) -> O
     Raises InvalidInput for malformed JSON, a duplicate key, a value that JSON does not have (NaN) or a top level that
     is no object, and ResourceExhausted for a document over the limits; ``what`` names the document in the message.
     """
+    value = _parse(raw, what, limits)
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what} is a JSON {type(value).__name__}, not an object", code="document-type")
+    return value
+
+
+def parse_array(raw: bytes, what: str, *, limits: Limits = DEFAULT_LIMITS) -> list[Any]:
+    """Parse ``raw`` as one JSON array of UTF-8; errors as for parse_object."""
+    value = _parse(raw, what, limits)
+    if not isinstance(value, list):
+        raise InvalidInput(f"{what} is a JSON {type(value).__name__}, not an array", code="document-type")
+    return value
+
+
+def _parse(raw: bytes, what: str, limits: Limits) -> Any:
     if len(raw) > limits.document_bytes:
         raise ResourceExhausted(
             f"{what} has {len(raw)} bytes, over the limit of {limits.document_bytes}", code="document-size"
@@ -35,14 +50,11 @@ def parse_object(raw: bytes, what: str, *, limits: Limits = DEFAULT_LIMITS) -> O
         raise InvalidInput(f"{what} has the number {name}, which JSON does not have", code="document-syntax")
 
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
     except RecursionError:
         raise ResourceExhausted(f"{what} is nested too deeply", code="document-depth") from None
     except (UnicodeDecodeError, ValueError) as error:
         raise InvalidInput(f"{what} is not JSON: {error}", code="document-syntax") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{what} is a JSON {type(value).__name__}, not an object", code="document-type")
-    return value
 
 
 def field(obj: Object, key: str, kind: type[T], what: str, default: T | None = None) -> T:
