@@ -1,1 +1,1 @@
-"""snapshots."""
+"""Writable file systems on top of an image: prepare, fork, roll back, read, remove."""

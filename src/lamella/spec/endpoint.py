@@ -52,7 +52,11 @@ class ImageSink(Protocol):
         """Whether this blob is there already, whole."""
 
     def write_blob(self, descriptor: Descriptor, reader: Reader) -> None:
-        """Take one blob: layers and configs first, manifests after what they name."""
+        """Take one blob: layers and configs first, manifests after what they name.
+
+        The bytes are checked against the descriptor before they count. Raises Integrity. May be called by several
+        threads at once, for different blobs.
+        """
 
     def finish(self, offers: Iterable[Offer]) -> None:
         """Make the images visible under their names, atomically where the format can."""

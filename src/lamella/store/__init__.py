@@ -1,1 +1,1 @@
-"""store."""
+"""The façade: one store, everything that can be done with it."""

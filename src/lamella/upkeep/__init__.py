@@ -1,1 +1,1 @@
-"""upkeep."""
+"""Keeping a store in order: collecting garbage, telling what takes the disk."""

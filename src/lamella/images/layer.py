@@ -1,0 +1,111 @@
+"""One layer of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lamella._sys.files import os_errors
+from lamella.archive.compression import Compression, CompressWriter
+from lamella.catalog.records import LayerRecord
+from lamella.content.protocol import ContentStore
+from lamella.content.verified import VerifiedReader
+from lamella.errors import Integrity
+from lamella.layers.index import LayerIndex
+from lamella.layers.ingest import INDEX_NAME
+from lamella.layers.store import LayerStore
+from lamella.spec.digest import Digest
+
+_CHUNK = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer: the blob as it came, and the tar that it is. Sizes in bytes."""
+
+    record: LayerRecord
+    content: ContentStore = field(repr=False)
+    store: LayerStore = field(repr=False)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the blob, compressed as it came."""
+        return self.record.blob
+
+    @property
+    def diff_id(self) -> Digest:
+        """The digest of the uncompressed tar."""
+        return self.record.diff_id
+
+    @property
+    def chain_id(self) -> Digest:
+        """What the layer is together with all below it."""
+        return self.record.chain_id
+
+    @property
+    def media_type(self) -> str:
+        """What the manifest says that the blob is."""
+        return self.record.media_type
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blob."""
+        return self.record.size
+
+    @property
+    def tar_size(self) -> int:
+        """Bytes of the uncompressed tar."""
+        return self._sizes()[0]
+
+    @property
+    def content_size(self) -> int:
+        """Bytes of the content of the layer's files: what docker shows as the layer's size."""
+        return self._sizes()[1]
+
+    @property
+    def index(self) -> LayerIndex:
+        """The layer's rows."""
+        return self.store.index(self.diff_id)
+
+    def open(self) -> VerifiedReader:
+        """The blob as it came, verified while it is read."""
+        return self.content.open(self.digest)
+
+    def tar(
+        self,
+        write: Callable[[bytes], object],
+        compression: Compression = Compression.NONE,
+        *,
+        level: int | None = None,
+    ) -> Digest:
+        """Write the layer's tar, compressed as asked, to ``write``; return the digest of what was written.
+
+        Uncompressed it is the very bytes that hash to ``diff_id``; that is verified. Raises Integrity.
+        """
+        import hashlib
+
+        plain, out = hashlib.sha256(), hashlib.sha256()
+
+        def sink(data: bytes) -> None:
+            out.update(data)
+            write(data)
+
+        path = self.store.tar(self.diff_id)
+        writer = CompressWriter(sink, compression, level=level)
+        with os_errors(str(path)), open(path, "rb") as tar:
+            left = self.tar_size
+            while left and (chunk := tar.read(min(_CHUNK, left))):
+                plain.update(chunk)
+                writer.write(chunk)
+                left -= len(chunk)
+        writer.close()
+        if Digest.finish(plain) != self.diff_id:
+            raise Integrity("the stored tar is damaged", code="layer-damaged", layer=str(self.diff_id))
+        return Digest.finish(out)
+
+    def _sizes(self) -> tuple[int, int]:
+        path = self.store.path(self.diff_id) / INDEX_NAME
+        if not path.is_file():
+            index = self.index
+            return index.tar_size, index.content_size
+        return LayerIndex.sizes(path)

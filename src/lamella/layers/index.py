@@ -1,0 +1,127 @@
+"""The index of one layer, on disk and in memory.
+
+The file (``layer.index``) is: 8 bytes of magic with the version, then blocks, each a 4-byte little-endian length and a
+MessagePack array of up to 2,048 entries; a zero length ends them. Behind it stand the diff_id (32 bytes of a sha256) and
+three 8-byte little-endian numbers: the bytes of the tar, of the content of its files, and the count of entries. The file
+ends with the sha256 of everything before that digest. An index whose digest does not fit is damaged, and is made anew
+from the layer's bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from lamella._sys.files import os_errors
+from lamella.errors import Integrity
+from lamella.layers.entry import Entry, Kind
+from lamella.spec.digest import Digest
+
+MAGIC = b"LAMIDX\x00\x01"
+_BLOCK = 2_048
+_DIGEST_SIZE = 32
+
+
+_TRAILER = struct.Struct("<32sQQQ")
+
+
+class LayerIndex:
+    """The rows of one layer: ``entries`` in the order of the stream, and its ``markers`` apart."""
+
+    __slots__ = ("__weakref__", "content_size", "diff_id", "entries", "markers", "tar_size")
+
+    def __init__(
+        self, diff_id: Digest | None, entries: list[Entry], markers: list[Entry], tar_size: int, content_size: int
+    ) -> None:
+        self.diff_id = diff_id
+        self.entries = entries
+        self.markers = markers
+        self.tar_size = tar_size
+        self.content_size = content_size
+
+    @classmethod
+    def of(cls, rows: Iterable[Entry], *, diff_id: Digest | None = None, tar_size: int = 0) -> LayerIndex:
+        """An index of rows that are in memory, such as those of a scanned directory."""
+        entries: list[Entry] = []
+        markers: list[Entry] = []
+        size = 0
+        for row in rows:
+            (markers if row.kind >= Kind.WHITEOUT else entries).append(row)
+            size += row.size
+        return cls(diff_id, entries, markers, tar_size, size)
+
+    @classmethod
+    def load(cls, path: Path) -> LayerIndex:
+        """Read and verify an index file. Raises Integrity for anything but a whole, undamaged index."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise Integrity(f"the index cannot be read: {error.strerror}", code="index-damaged") from error
+        body, digest = memoryview(data)[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
+        if data[: len(MAGIC)] != MAGIC or hashlib.sha256(body).digest() != digest:
+            raise Integrity("the index is damaged", code="index-damaged", subject=str(path))
+        decoder = msgspec.msgpack.Decoder(list[Entry])
+        blocks: list[list[Entry]] = []
+        at = len(MAGIC)
+        while length := int.from_bytes(body[at : at + 4], "little"):
+            blocks.append(decoder.decode(body[at + 4 : at + 4 + length]))
+            at += 4 + length
+        diff_id, tar_size, _, _ = _TRAILER.unpack(body[at + 4 :])
+        return cls.of(itertools.chain.from_iterable(blocks), diff_id=Digest("sha256", diff_id.hex()), tar_size=tar_size)
+
+    @classmethod
+    def sizes(cls, path: Path) -> tuple[int, int]:
+        """The bytes of the tar and of the content of its files, read from the end of an index without the rest of it."""
+        with os_errors(str(path)), open(path, "rb") as file:
+            file.seek(-_DIGEST_SIZE - _TRAILER.size, os.SEEK_END)
+            _, tar_size, content_size, _ = _TRAILER.unpack(file.read(_TRAILER.size))
+        return tar_size, content_size
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self.entries
+        yield from self.markers
+
+
+class IndexWriter:
+    """Writes an index while the layer's stream is read; memory does not grow with the layer."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._pending: list[Entry] = []
+        self.entries = 0
+        self.content_size = 0
+        self._put(MAGIC)
+
+    def add(self, entry: Entry) -> None:
+        """Add one row."""
+        self._pending.append(entry)
+        self.entries += 1
+        self.content_size += entry.size
+        if len(self._pending) == _BLOCK:
+            self._flush()
+
+    def finish(self, diff_id: Digest, tar_size: int) -> None:
+        """Write what is pending, the trailer and the digest. The file is the caller's to sync and close."""
+        if self._pending:
+            self._flush()
+        self._put(b"\0\0\0\0")
+        self._put(_TRAILER.pack(bytes.fromhex(diff_id.hex), tar_size, self.content_size, self.entries))
+        self._file.write(self._hash.digest())
+
+    def _flush(self) -> None:
+        block = self._encoder.encode(self._pending)
+        self._put(len(block).to_bytes(4, "little") + block)
+        self._pending.clear()
+
+    def _put(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._file.write(data)

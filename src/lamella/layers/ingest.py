@@ -1,0 +1,256 @@
+"""The one pass over a layer: hash it, inflate it, hash that, write the tar, index it.
+
+A layer's stream is read exactly once, whatever it comes from. What the pass leaves in its staging directory
+(``layer.tar``, ``layer.index``) is synced and ready to be renamed into place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from lamella._sys.files import os_errors
+from lamella.archive import whiteouts
+from lamella.archive.compression import Compression, DecompressReader
+from lamella.archive.tar import Member, MemberType, TarScanner
+from lamella.archive.whiteouts import Marker
+from lamella.errors import InvalidInput, LamellaError
+from lamella.layers.entry import NO_XATTRS, Entry, Kind
+from lamella.layers.hashing import Background, ThreadedHasher
+from lamella.layers.index import IndexWriter
+from lamella.layers.paths import normalize
+from lamella.spec.digest import Digest
+from lamella.spec.endpoint import Reader
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
+
+TAR_NAME = "layer.tar"
+INDEX_NAME = "layer.index"
+_CHUNK = 256 << 10
+_MAGIC_SIZE = 16
+_KINDS = {
+    MemberType.REGULAR: Kind.REGULAR,
+    MemberType.HARDLINK: Kind.HARDLINK,
+    MemberType.SYMLINK: Kind.SYMLINK,
+    MemberType.CHARDEV: Kind.CHARDEV,
+    MemberType.BLOCKDEV: Kind.BLOCKDEV,
+    MemberType.DIRECTORY: Kind.DIRECTORY,
+    MemberType.FIFO: Kind.FIFO,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IngestedLayer:
+    """What one pass found. ``blob_size`` is of the stream as it came; sizes in bytes."""
+
+    blob_size: int
+    diff_id: Digest
+    tar_size: int
+    compression: Compression
+    entries: int
+
+
+def ingest_layer(
+    reader: Reader,
+    staging: Path,
+    blob_sink: Callable[[bytes], object],
+    *,
+    label: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress = NO_PROGRESS,
+    key: str = "",
+) -> IngestedLayer:
+    """Read a layer to its end, leaving ``layer.tar`` and ``layer.index`` in ``staging``, both synced.
+
+    ``blob_sink`` is given the bytes of a compressed stream as they come, in a thread of its own; an uncompressed one is
+    its own tar, and goes to ``staging`` only. ``label`` names the layer in errors. Raises Integrity, InvalidInput or ResourceExhausted, naming
+    entry and layer, for a stream that is no sound layer; the staging directory is the caller's to remove then.
+    """
+    run = _Pass(reader, staging, blob_sink, limits, progress, key)
+    try:
+        with os_errors(str(staging)):
+            return run.run()
+    except LamellaError as error:
+        raise error.about(layer=label or None) from error.__cause__
+    finally:
+        run.close()
+
+
+class _Pass:
+    def __init__(
+        self,
+        reader: Reader,
+        staging: Path,
+        blob_sink: Callable[[bytes], object],
+        limits: Limits,
+        progress: Progress,
+        key: str,
+    ) -> None:
+        self._source = _Counted(reader, progress, key)
+        self._limits, self._progress = limits, progress
+        self._directory = staging
+        self._hash = ThreadedHasher()
+        self._blob = Background(blob_sink)
+        self._tar = -1
+        self._tar_size = 0
+
+    def run(self) -> IngestedLayer:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        self._tar = os.open(self._directory / TAR_NAME, flags, 0o644)
+        compression = self._source.peek()
+        if compression is not Compression.NONE:
+            self._source.copy = self._blob.put
+        self._stream = DecompressReader(self._source, limits=self._limits, compression=compression)
+        with open(self._directory / INDEX_NAME, "xb") as index_file:
+            writer = IndexWriter(index_file)
+            scanner = TarScanner(self._read, limits=self._limits)
+            for entry in Translator(self._limits).entries(iter(scanner)):
+                writer.add(entry)
+            self._drain()
+            diff_id = self._hash.digest()
+            writer.finish(diff_id, self._tar_size)
+            index_file.flush()
+            os.fsync(index_file.fileno())
+        os.fsync(self._tar)
+        self._blob.finish()
+        return IngestedLayer(self._source.size, diff_id, self._tar_size, compression, writer.entries)
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if data:
+            self._hash.update(data)
+            self._tar_size += len(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._tar, view) :]
+        return data
+
+    def _drain(self) -> None:
+        """What stands behind the end of the archive belongs to the layer's digest, and to nothing else."""
+        strange = False
+        while data := self._read(_CHUNK):
+            strange = strange or data.count(0) != len(data)
+        if strange:
+            self._progress.note("the layer has bytes behind the end of its archive; every engine ignores them")
+
+    def close(self) -> None:
+        self._hash.close()
+        self._blob.stop()
+        if self._tar >= 0:
+            os.close(self._tar)
+            self._tar = -1
+
+
+class _Counted:
+    """The layer's own stream: looked at by its first bytes, counted, and copied to the blob."""
+
+    def __init__(self, reader: Reader, progress: Progress, key: str) -> None:
+        self._reader, self._progress, self._key = reader, progress, key
+        self._head = b""
+        self.copy: Callable[[bytes], object] | None = None
+        self.size = 0
+
+    def peek(self) -> Compression:
+        while len(self._head) < _MAGIC_SIZE and (more := self._reader.read(_CHUNK)):
+            self._head += more
+        return Compression.detect(self._head)
+
+    def read(self, size: int, /) -> bytes:
+        data = self._head[:size] if self._head else self._reader.read(size)
+        self._head = self._head[len(data) :] if self._head else b""
+        if data:
+            self.size += len(data)
+            self._progress.advance(self._key, len(data))
+            if self.copy is not None:
+                self.copy(data)
+        return data
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class Translator:
+    """Turns the members of a tar into rows of an index: canonical names, whiteouts told from files."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._pseudo: dict[bytes, Entry] = {}
+        self._pseudo_first: dict[bytes, bytes] = {}
+
+    def entries(self, members: Iterator[Member]) -> Iterator[Entry]:
+        """One row a member, in order; AUFS bookkeeping gives none. Raises InvalidInput naming the entry."""
+        normalize_, limits, classify = normalize, self._limits, whiteouts.classify
+        for member in members:
+            path = normalize_(member.name, limits)
+            if whiteouts.PREFIX in path:
+                marker, subject = classify(path)
+                if marker != Marker.NONE:
+                    yield from self._marked(marker, subject, member)
+                    continue
+            if member.type == MemberType.HARDLINK:
+                yield from self._hard_link(path, member)
+                continue
+            if not path and member.type != MemberType.DIRECTORY:
+                raise InvalidInput(
+                    "the root of an image must be a directory", code="root-not-directory", entry=member.name
+                )
+            yield _row(path, member)
+
+    def _hard_link(self, path: bytes, member: Member) -> Iterator[Entry]:
+        target = normalize(member.linkname, self._limits) if member.linkname else b""
+        if not target:
+            raise InvalidInput("a hard link to the root", code="hardlink-to-directory", entry=path)
+        if target == path:
+            raise InvalidInput("a hard link to itself", code="hardlink-to-itself", entry=path)
+        marker, name = whiteouts.classify(target)
+        if marker != Marker.PSEUDO_LINK:
+            yield Entry(path, Kind.HARDLINK, member.mode, member.uid, member.gid, member.mtime, link=target)
+            return
+        first = self._pseudo_first.get(name)
+        held = self._pseudo.get(name)
+        if first is not None:
+            yield Entry(path, Kind.HARDLINK, member.mode, member.uid, member.gid, member.mtime, link=first)
+        elif held is not None:
+            self._pseudo_first[name] = path
+            yield msgspec.structs.replace(held, path=path)
+            yield Entry(path, Kind.PSEUDO_LINK)
+        else:
+            raise InvalidInput(
+                "a link to an AUFS pseudo-link that is not there", code="hardlink-target-missing", entry=path
+            )
+
+    def _marked(self, marker: Marker, subject: bytes, member: Member) -> Iterator[Entry]:
+        if marker == Marker.WHITEOUT:
+            yield Entry(subject, Kind.WHITEOUT)
+        elif marker == Marker.OPAQUE:
+            yield Entry(subject, Kind.OPAQUE)
+        elif marker == Marker.PSEUDO_LINK:
+            if member.type == MemberType.REGULAR:
+                self._pseudo[subject] = _row(subject, member)
+            elif member.type == MemberType.HARDLINK:
+                target = normalize(member.linkname, self._limits)
+                self._pseudo_first[subject] = target
+                yield Entry(target, Kind.PSEUDO_LINK)
+
+
+def _row(path: bytes, member: Member) -> Entry:
+    xattrs = member.xattrs
+    return Entry(
+        path,
+        _KINDS[member.type],
+        member.mode,
+        member.uid,
+        member.gid,
+        member.mtime,
+        member.size,
+        member.data_offset,
+        member.linkname,
+        member.major,
+        member.minor,
+        {name.encode("utf-8", "surrogateescape"): xattrs[name] for name in sorted(xattrs)} if xattrs else NO_XATTRS,
+        member.sparse,
+    )

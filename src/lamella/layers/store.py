@@ -1,0 +1,123 @@
+"""The layers that a store holds unpacked: ``layers/<diff_id>/{layer.tar,layer.index}``, and the trees made of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lamella._sys.files import fsync_dir, os_errors
+from lamella.errors import Integrity, NotFound
+from lamella.layers.index import LayerIndex
+from lamella.layers.ingest import INDEX_NAME, TAR_NAME
+from lamella.layers.sources import TarSource
+from lamella.layers.tree import MergedTree
+from lamella.spec.digest import Digest
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+
+_KEPT_INDEXES = 16
+
+
+class LayerStore:
+    """Layers by diff_id. What is here can always be made again from the blobs; ``rebuild`` does so when it is missing.
+
+    Thread-safe; many processes may use one directory. A layer appears by a rename, whole.
+    """
+
+    def __init__(self, root: Path, *, rebuild: Callable[[Digest], None] | None = None) -> None:
+        self._root = root
+        self._rebuild = rebuild
+        self._lock = threading.Lock()
+        self._recent: OrderedDict[Digest, LayerIndex] = OrderedDict()
+        self._alive: weakref.WeakValueDictionary[Digest, LayerIndex] = weakref.WeakValueDictionary()
+
+    def path(self, diff_id: Digest) -> Path:
+        """The directory of a layer, there or not."""
+        return self._root / diff_id.hex
+
+    def has(self, diff_id: Digest) -> bool:
+        """Whether the layer is here, whole."""
+        return (self.path(diff_id) / INDEX_NAME).is_file() and (self.path(diff_id) / TAR_NAME).is_file()
+
+    def publish(self, staging: Path, diff_id: Digest) -> None:
+        """Put the finished directory ``staging`` in its place, durably; if the layer is there already, drop it."""
+        with os_errors(f"layer {diff_id}"):
+            self._root.mkdir(parents=True, exist_ok=True)
+            fsync_dir(staging)
+            try:
+                os.rename(staging, self.path(diff_id))
+            except OSError:
+                if not self.has(diff_id):
+                    raise
+                shutil.rmtree(staging)
+            fsync_dir(self._root)
+
+    def index(self, diff_id: Digest) -> LayerIndex:
+        """The index of a layer; a missing or damaged one is rebuilt first. Raises NotFound, Integrity."""
+        with self._lock:
+            found = self._alive.get(diff_id)
+            if found is None:
+                found = self._load(diff_id)
+                self._alive[diff_id] = found
+            self._recent[diff_id] = found
+            self._recent.move_to_end(diff_id)
+            while len(self._recent) > _KEPT_INDEXES:
+                self._recent.popitem(last=False)
+            return found
+
+    def tar(self, diff_id: Digest) -> Path:
+        """The uncompressed tar of a layer; a missing one is rebuilt first. Raises NotFound."""
+        path = self.path(diff_id) / TAR_NAME
+        if not path.is_file():
+            self._mend(diff_id)
+        return path
+
+    def source(self, diff_id: Digest) -> TarSource:
+        """Where the content of the layer's files is read from."""
+        return TarSource(str(diff_id), lambda: self.tar(diff_id))
+
+    def tree(self, diff_ids: Sequence[Digest], *, limits: Limits = DEFAULT_LIMITS) -> MergedTree:
+        """The merged tree of a stack of layers, bottom first."""
+        return self.trees(diff_ids, limits=limits)[-1] if diff_ids else MergedTree(limits=limits)
+
+    def trees(self, diff_ids: Sequence[Digest], *, limits: Limits = DEFAULT_LIMITS) -> list[MergedTree]:
+        """The merged tree of every prefix of a stack of layers, the shortest first."""
+        trees: list[MergedTree] = []
+        tree = MergedTree(limits=limits)
+        for diff_id in diff_ids:
+            tree = tree.apply(self.index(diff_id), self.source(diff_id))
+            trees.append(tree)
+        return trees
+
+    def forget(self, diff_id: Digest) -> None:
+        """Drop what is remembered of a layer whose directory is gone."""
+        with self._lock:
+            self._recent.pop(diff_id, None)
+            self._alive.pop(diff_id, None)
+
+    def walk(self) -> Iterator[Digest]:
+        """The diff_ids that have a directory here."""
+        if self._root.is_dir():
+            for name in sorted(os.listdir(self._root)):
+                if len(name) == 64:
+                    yield Digest("sha256", name)
+
+    def _load(self, diff_id: Digest) -> LayerIndex:
+        path = self.path(diff_id) / INDEX_NAME
+        try:
+            index = LayerIndex.load(path)
+            if index.diff_id == diff_id:
+                return index
+        except Integrity:
+            pass
+        self._mend(diff_id)
+        return LayerIndex.load(path)
+
+    def _mend(self, diff_id: Digest) -> None:
+        if self._rebuild is None:
+            raise NotFound("the layer is not in the store", code="layer-not-found", layer=str(diff_id))
+        self._rebuild(diff_id)

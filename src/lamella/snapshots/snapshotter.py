@@ -1,0 +1,257 @@
+"""Snapshots as directories: what is under one is an image's layers, what is its own is an upper directory.
+
+    snapshots/<key>/upper     what was written (for the copy driver: the whole tree)
+    snapshots/<key>/work      overlay's own, on the same file system
+    snapshots/<key>/base/<n>  what a fork started from, lowest first: read-only, between the image and the upper
+    snapshots/<key>/merged    the default mount point
+    snapshots/<key>/empty     what an image without layers is mounted from
+    snapshots/<key>/ready     written last; its change time tells what the copy driver's tree was changed after
+    snapshots/<key>/lock      held while the snapshot is mounted, forked, rolled back or removed
+
+The snapshotter returns ``Mount`` values and mounts nothing. It knows no names and no catalog: whoever calls it records
+what exists.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamella._sys.copytree import copy_tree
+from lamella._sys.files import fsync_dir, os_errors, remove_tree
+from lamella._sys.locks import FileLock
+from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2, syncfs
+from lamella.errors import Conflict, InvalidInput, NotFound
+from lamella.layers.extract import dress_directory, extract
+from lamella.layers.scan import scan
+from lamella.layers.store import LayerStore
+from lamella.layers.tree import MergedTree
+from lamella.layers.trees import TreeStore
+from lamella.mounts.model import Driver, Form, Mount
+from lamella.spec.digest import Digest
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+def check_key(key: str) -> str:
+    """``key`` if it can name a snapshot. Raises InvalidInput."""
+    if not _KEY.fullmatch(key):
+        raise InvalidInput(
+            f"'{key[:80]}' cannot name a snapshot: up to 128 letters, digits, _ . - and first a letter or digit",
+            code="snapshot-key",
+        )
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What a snapshot stands on: the driver it was made for and the layers of its image, bottom first."""
+
+    driver: Driver
+    diff_ids: tuple[Digest, ...]
+    writable: bool = True
+
+
+class Snapshotter:
+    """Makes, copies, reads and removes the directories of snapshots. Safe for many processes."""
+
+    def __init__(self, root: Path, layers: LayerStore, trees: TreeStore, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._root = root
+        self._layers = layers
+        self._trees = trees
+        self._limits = limits
+
+    def path(self, key: str) -> Path:
+        """The directory of a snapshot."""
+        return self._root / check_key(key)
+
+    def upper(self, key: str) -> Path:
+        """What was written to a snapshot; with the copy driver, its whole tree."""
+        return self.path(key) / "upper"
+
+    def lock(self, key: str) -> FileLock:
+        """The lock of a snapshot, acquired. Raises NotFound, and Conflict if somebody holds it."""
+        if not self.path(key).is_dir():
+            raise NotFound("the snapshot's directory is gone", code="snapshot-missing", subject=key)
+        lock = FileLock(self.path(key) / "lock")
+        if not lock.acquire(blocking=False):
+            raise Conflict("another process is working on the snapshot", code="snapshot-busy", subject=key)
+        return lock
+
+    # -- making
+
+    def build(self, stack: Stack, staging: Path, *, progress: Progress = NO_PROGRESS) -> Path:
+        """Build a fresh snapshot below ``staging``; ``publish`` makes it visible. Writes missing layer directories too."""
+        directory = _new_directory(staging)
+        upper = directory / "upper"
+        tree = self._layers.tree(stack.diff_ids, limits=self._limits)
+        with os_errors(str(directory)):
+            upper.mkdir(mode=0o700)
+            if stack.driver.form is Form.PLAIN:
+                self._fill(tree, stack, upper, staging, progress)
+            else:
+                self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
+                dress_directory(upper, tree.root.entry, stack.driver.form)
+            _seal(directory)
+        return directory
+
+    def _fill(self, tree: MergedTree, stack: Stack, upper: Path, staging: Path, progress: Progress) -> None:
+        """A whole tree for the copy driver: cloned from a kept one where the file system shares blocks, else written."""
+        from lamella._sys.probes import can_reflink
+
+        if can_reflink(staging):
+            kept = self._trees.ensure_whole(stack.diff_ids, tree, staging, progress=progress)
+            copy_tree(kept, upper, reflink="always")
+            return
+        progress.start(upper.parent.name, "extracting")
+        extract(None, tree, upper, Form.PLAIN, progress=progress, key=upper.parent.name)
+        progress.done(upper.parent.name)
+
+    def build_fork(self, source: str, stack: Stack, staging: Path) -> Path:
+        """Build a snapshot below ``staging`` that starts from what ``source`` holds now.
+
+        A source that is mounted is copied as it is being written to, file by file: what is written meanwhile may or may
+        not be in the copy.
+        """
+        directory = _new_directory(staging)
+        origin = self.path(source)
+        with os_errors(str(directory)):
+            if stack.driver.form is Form.PLAIN:
+                copy_tree(origin / "upper", directory / "upper", reflink="auto")
+                copy_tree(origin / "upper", directory / "origin", reflink="auto")
+                (directory / "forked").touch()
+            else:
+                bases = directory / "base"
+                bases.mkdir(mode=0o700)
+                for number, base in enumerate([*self.bases(source), origin / "upper"]):
+                    copy_tree(base, bases / f"{number:04d}", reflink="auto")
+                self._empty_upper(directory / "upper", self.tree(source, stack), stack.driver.form)
+            _seal(directory)
+        return directory
+
+    def publish(self, built: Path, key: str) -> None:
+        """Rename a built snapshot into place, durably. A directory without a record that is in the way is removed.
+
+        To be called in the transaction that records the snapshot, so that no two callers meet here.
+        """
+        target = self.path(key)
+        with os_errors(str(target)):
+            self._root.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                remove_tree(target)
+            os.rename(built, target)
+            fsync_dir(self._root)
+
+    # -- using
+
+    def bases(self, key: str) -> list[Path]:
+        """The read-only directories that a forked snapshot has between image and upper, lowest first."""
+        bases = self.path(key) / "base"
+        return sorted(bases.iterdir()) if bases.is_dir() else []
+
+    def mount(self, key: str, stack: Stack, staging: Path, *, progress: Progress = NO_PROGRESS) -> Mount:
+        """What to mount for a snapshot; layer directories that are missing are written first."""
+        directory = self.path(key)
+        if stack.driver.form is Form.PLAIN:
+            return Mount(stack.driver.name, (), directory / "upper")
+        trees = self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
+        lowers = (*reversed(self.bases(key)), *reversed(trees)) or (directory / "empty",)
+        if not stack.writable:
+            return Mount(stack.driver.name, lowers)
+        return Mount(stack.driver.name, lowers, directory / "upper", directory / "work")
+
+    def trees(self, key: str, stack: Stack, *, progress: Progress = NO_PROGRESS) -> tuple[MergedTree, MergedTree]:
+        """The merged trees of the image and of the snapshot. May be read while the snapshot is mounted."""
+        image = self._layers.tree(stack.diff_ids, limits=self._limits)
+        form, directory = stack.driver.form, self.path(key)
+        if form is Form.PLAIN:
+            since = None if (directory / "forked").exists() else (directory / "ready").stat().st_ctime_ns
+            found = scan(directory / "upper", form, since=since, limits=self._limits, progress=progress)
+            return image, image.apply(found.index, found.source, complete=True)
+        tree = image
+        for branch in [*self.bases(key), *([directory / "upper"] if stack.writable else [])]:
+            found = scan(branch, form, limits=self._limits, progress=progress)
+            tree = tree.apply(found.index, found.source)
+        return image, tree
+
+    def tree(self, key: str, stack: Stack) -> MergedTree:
+        """The merged tree of a snapshot as it is now."""
+        return self.trees(key, stack)[1]
+
+    def roll_back(self, key: str, stack: Stack, staging: Path, *, progress: Progress = NO_PROGRESS) -> None:
+        """Make a snapshot what it was when it was prepared or forked. Atomic; the caller holds its lock."""
+        directory = self.path(key)
+        fresh = _new_directory(staging) / "upper"
+        with os_errors(str(directory)):
+            if stack.driver.form is not Form.PLAIN:
+                below = Stack(stack.driver, stack.diff_ids, writable=False)
+                self._empty_upper(fresh, self.tree(key, below), stack.driver.form)
+            elif (directory / "origin").is_dir():
+                copy_tree(directory / "origin", fresh, reflink="auto")
+            else:
+                fresh.mkdir(mode=0o700)
+                tree = self._layers.tree(stack.diff_ids, limits=self._limits)
+                self._fill(tree, stack, fresh, staging, progress)
+            _sync(fresh)
+            renameat2(os.fsencode(fresh), os.fsencode(directory / "upper"), RENAME_EXCHANGE)
+            _mark_ready(directory)
+            fsync_dir(directory)
+            remove_tree(fresh.parent)
+            _renew_work(directory)
+
+    def remove(self, key: str) -> None:
+        """Remove a snapshot's directory; absent is no error. The record is the caller's to remove first."""
+        if self.path(key).exists():
+            remove_tree(self.path(key))
+
+    def keys(self) -> Sequence[str]:
+        """The keys that have a directory."""
+        return sorted(os.listdir(self._root)) if self._root.is_dir() else ()
+
+    def _empty_upper(self, upper: Path, tree: MergedTree, form: Form) -> None:
+        upper.mkdir(mode=0o700)
+        dress_directory(upper, tree.root.entry, form)
+
+
+def _new_directory(staging: Path) -> Path:
+    for number in range(1_000_000):
+        directory = staging / f"snapshot-{number}"
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        return directory
+    raise Conflict("no free name in the staging directory", code="staging-full", subject=str(staging))
+
+
+def _seal(directory: Path) -> None:
+    """What every snapshot has beside its upper, and the sync that makes all of it durable before it is renamed."""
+    for name in ("work", "merged", "empty"):
+        (directory / name).mkdir(mode=0o700, exist_ok=True)
+    _mark_ready(directory)
+    _sync(directory)
+
+
+def _mark_ready(directory: Path) -> None:
+    (directory / "ready").unlink(missing_ok=True)
+    (directory / "ready").touch(mode=0o600)
+
+
+def _renew_work(directory: Path) -> None:
+    """Overlay keeps state of an upper in its work directory; a new upper gets a new one."""
+    if (directory / "work").exists():
+        remove_tree(directory / "work")
+        (directory / "work").mkdir(mode=0o700)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)

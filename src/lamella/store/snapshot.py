@@ -1,0 +1,218 @@
+"""A snapshot as its user holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from lamella.catalog.records import SnapshotRecord
+from lamella.errors import FailedPrecondition, InvalidInput, NotFound
+from lamella.images.create import Recipe
+from lamella.images.image import Image
+from lamella.layers.compare import Change, compare
+from lamella.layers.view import TreeView
+from lamella.mounts import mount as mounting
+from lamella.mounts.model import Mounted
+from lamella.snapshots.snapshotter import Stack
+from lamella.spec.progress import NO_PROGRESS, Progress
+from lamella.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from lamella.store.store import Store
+
+
+class Snapshot:
+    """A file system on top of an image. Lives in the store until it is removed; this object only refers to it.
+
+    As a context manager it unmounts at the end, if it mounted; it never removes what was written.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self.key = key
+        self.record  # noqa: B018 - raises NotFound
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.key}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._store.catalog.snapshot(self.key) is not None and self.mounted is not None:
+            self.detach()
+
+    # -- what it is
+
+    @property
+    def record(self) -> SnapshotRecord:
+        """The catalog's record, as it is now. Raises NotFound."""
+        record = self._store.catalog.snapshot(self.key)
+        if record is None:
+            raise NotFound("no such snapshot", code="snapshot-not-found", subject=self.key)
+        return record
+
+    @property
+    def image(self) -> Image:
+        """The image that the snapshot stands on."""
+        manifest = self.record.image
+        if manifest is None:
+            raise NotFound("the snapshot stands on no image", code="image-not-found", subject=self.key)
+        return self._store.graph.image(manifest)
+
+    @property
+    def mounted(self) -> Mounted | None:
+        """The live mount, whoever made it; None if there is none."""
+        text = self.record.mounted
+        if not text:
+            return None
+        mounted = Mounted.from_json(text)
+        return mounted if mounting.is_mounted(mounted) else None
+
+    @property
+    def upper(self) -> Path:
+        """The directory that takes what is written (with the copy driver: the whole tree)."""
+        return self._store.snapshotter.upper(self.key)
+
+    def _stack(self) -> Stack:
+        record = self.record
+        return Stack(mounting.driver(record.driver), self.image.diff_ids, record.writable)
+
+    # -- mounting
+
+    @contextmanager
+    def mount(self, target: Path | None = None) -> Iterator[Path]:
+        """Mounted while the block runs; gives the directory where the files are. Raises as ``attach``."""
+        mounted = self.attach(target)
+        try:
+            yield mounted.root
+        finally:
+            self.detach()
+
+    def attach(self, target: Path | None = None, *, progress: Progress = NO_PROGRESS) -> Mounted:
+        """Mount the snapshot, at ``target`` or at a place of its own, until ``detach``; it outlives this process.
+
+        Raises FailedPrecondition if it is mounted already, by anybody, and AccessDenied or Unsupported from the driver.
+        """
+        snapshotter, catalog = self._store.snapshotter, self._store.catalog
+        lock = snapshotter.lock(self.key)
+        try:
+            live = self.mounted
+            if live is not None:
+                raise FailedPrecondition(
+                    f"the snapshot is mounted at {live.target}",
+                    code="snapshot-mounted",
+                    subject=self.key,
+                    hint=f"'lamella umount {self.key}' ends that",
+                )
+            with self._store.lease(f"mount {self.key}") as lease:
+                value = snapshotter.mount(self.key, self._stack(), lease.directory, progress=progress)
+                mounted = mounting.perform(value, target or snapshotter.path(self.key) / "merged")
+            try:
+                catalog.set_mounted(self.key, mounted.to_json(), expect=None)
+            except BaseException:
+                mounting.unmount(mounted)
+                raise
+            return mounted
+        finally:
+            lock.release()
+
+    def detach(self) -> None:
+        """Unmount. Raises FailedPrecondition if it is not mounted, or if something still uses it."""
+        lock = self._store.snapshotter.lock(self.key)
+        try:
+            mounted = self.mounted
+            if mounted is None:
+                self._store.catalog.set_mounted(self.key, "", expect=None)
+                raise FailedPrecondition("the snapshot is not mounted", code="snapshot-not-mounted", subject=self.key)
+            mounting.unmount(mounted)
+            self._store.catalog.set_mounted(self.key, "", expect=None)
+        finally:
+            lock.release()
+
+    # -- reading
+
+    @property
+    def files(self) -> TreeView:
+        """The files as they are now, read without mounting."""
+        return TreeView(self._store.snapshotter.tree(self.key, self._stack()))
+
+    def changes(self, *, progress: Progress = NO_PROGRESS) -> list[Change]:
+        """What was changed over the image, sorted by path; may be asked while it is mounted."""
+        return compare(*self._store.snapshotter.trees(self.key, self._stack(), progress=progress))
+
+    # -- what becomes of it
+
+    def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        comment: str = "",
+        recipe: Recipe | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> Image:
+        """Make the changes a layer and the whole a child image of the snapshot's image; the snapshot stays as it is.
+
+        ``recipe`` says more than ``author`` and ``comment`` do. Atomic and durable: the image and its name are there
+        together, or not at all.
+        """
+        if recipe is None:
+            recipe = Recipe(author=author, comment=comment)
+        elif author or comment:
+            raise InvalidInput("author and comment are part of the recipe", code="commit-arguments")
+        reference = None if name is None else Reference.parse(name)
+        image = self.image
+        old, new = self._store.snapshotter.trees(self.key, self._stack(), progress=progress)
+        changes = compare(old, new)
+        with self._store.creator(f"commit {self.key}", progress) as creator:
+            child = creator.commit(image, old, new, changes, recipe, reference)
+        self._store.sync_layout()
+        return child
+
+    def fork(self, key: str | None = None) -> Snapshot:
+        """A new snapshot that starts from what this one holds now. The two are independent from then on."""
+        return self._store.fork(self.key, key)
+
+    def roll_back(self, *, progress: Progress = NO_PROGRESS) -> None:
+        """Make it what it was when it was prepared or forked; what was written since is gone. Atomic.
+
+        Raises FailedPrecondition while it is mounted.
+        """
+        lock = self._store.snapshotter.lock(self.key)
+        try:
+            self._refuse_mounted("rolled back")
+            with self._store.lease(f"rollback {self.key}") as lease:
+                self._store.snapshotter.roll_back(self.key, self._stack(), lease.directory, progress=progress)
+        finally:
+            lock.release()
+
+    def remove(self, *, force: bool = False) -> None:
+        """Remove the snapshot and what was written to it. A mounted one is refused, or with ``force`` unmounted."""
+        lock = self._store.snapshotter.lock(self.key) if self._store.snapshotter.path(self.key).is_dir() else None
+        try:
+            mounted = self.mounted
+            if mounted is not None and force:
+                mounting.unmount(mounted)
+            else:
+                self._refuse_mounted("removed")
+            self._store.catalog.remove_snapshot(self.key)
+            self._store.snapshotter.remove(self.key)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _refuse_mounted(self, what: str) -> None:
+        mounted = self.mounted
+        if mounted is not None:
+            raise FailedPrecondition(
+                f"the snapshot is mounted at {mounted.target} and cannot be {what}",
+                code="snapshot-mounted",
+                subject=self.key,
+                hint=f"'lamella umount {self.key}' ends that",
+            )

@@ -1,0 +1,204 @@
+"""Copies images from one endpoint to another: what a document names first, the document after it, names last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from lamella.content.verified import VerifiedReader
+from lamella.errors import InvalidInput, NotFound, ResourceExhausted
+from lamella.spec.descriptor import Descriptor
+from lamella.spec.digest import Digest
+from lamella.spec.documents import Index, Manifest
+from lamella.spec.endpoint import ImageSink, ImageSource, Offer, Reader
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.platform import Platform
+from lamella.spec.progress import NO_PROGRESS, Progress
+
+_WORKERS = 2
+_Key: TypeAlias = "tuple[str, Digest, int]"
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy moved, and what the source says about it that the user should know."""
+
+    offers: tuple[Offer, ...]
+    notes: tuple[str, ...]
+
+
+def copy_images(
+    source: ImageSource,
+    sink: ImageSink,
+    *,
+    offers: Sequence[Offer] | None = None,
+    platform: Platform | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress = NO_PROGRESS,
+) -> Copied:
+    """Copy ``offers`` (all that the source has, if None) to ``sink``; all appear at once, or none.
+
+    Every byte is checked against the descriptor that led to it. An index whose source lacks some of its images is
+    copied whole as a document, with the images that are there; lacking all of them is an error. With ``platform`` the
+    image that fits it is copied in place of an index. Any failure aborts the sink and is raised, the first of several.
+    """
+    chosen = tuple(source.offers() if offers is None else offers)
+    job = _Copy(source, sink, limits, progress)
+    try:
+        if platform is not None:
+            chosen = tuple(job.for_platform(offer, platform) for offer in chosen)
+        for offer in chosen:
+            job.document(offer.descriptor, depth=0)
+        job.finish(chosen)
+    except BaseException:
+        job.cancel()
+        sink.abort()
+        raise
+    notes = [note for offer in chosen for note in offer.notes]
+    return Copied(chosen, tuple(dict.fromkeys([*notes, *job.notes])))
+
+
+class _Copy:
+    def __init__(
+        self,
+        source: ImageSource,
+        sink: ImageSink,
+        limits: Limits,
+        progress: Progress,
+    ) -> None:
+        self._source, self._sink = source, sink
+        self._limits, self._progress = limits, progress
+        self._pool = ThreadPoolExecutor(_WORKERS, "transfer")
+        self._blobs: dict[_Key, Future[None]] = {}
+        self._documents: list[tuple[Descriptor, bytes]] = []
+        self._seen: set[_Key] = set()
+        self.notes: list[str] = []
+
+    def for_platform(self, offer: Offer, platform: Platform) -> Offer:
+        """The offer of the one image of an index that fits; what is no index stays. Raises NotFound if none does."""
+        descriptor = offer.descriptor
+        while descriptor.is_index:
+            index = Index.parse(self._read(descriptor), descriptor.media_type, limits=self._limits)
+            children = [child for child in index.manifests if child.platform is not None]
+            at = platform.choose([child.platform for child in children if child.platform is not None])
+            if at is None:
+                have = ", ".join(sorted({str(child.platform) for child in children})) or "none"
+                raise NotFound(
+                    f"no image for {platform}",
+                    code="platform-not-found",
+                    subject=str(descriptor.digest),
+                    hint=f"there is one for: {have}",
+                )
+            descriptor = children[at]
+        return replace(offer, descriptor=descriptor)
+
+    def document(self, descriptor: Descriptor, *, depth: int) -> None:
+        """Plan a manifest or an index: its blobs start at once, it is written itself when all blobs are there."""
+        if depth > 4:
+            raise InvalidInput("indexes are nested too deeply", code="index-depth", subject=str(descriptor.digest))
+        key = _key(descriptor)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        raw = self._read(descriptor)
+        if descriptor.is_index:
+            self._index(Index.parse(raw, descriptor.media_type, limits=self._limits), depth)
+        else:
+            manifest = Manifest.parse(raw, descriptor.media_type, limits=self._limits)
+            for blob in (manifest.config, *manifest.layers):
+                self._start(blob)
+        self._documents.append((descriptor, raw))
+
+    def _index(self, index: Index, depth: int) -> None:
+        wanted = [child for child in index.manifests if child.is_index or child.is_manifest]
+        missing: list[Descriptor] = []
+        for child in wanted:
+            try:
+                self.document(child, depth=depth + 1)
+            except NotFound:
+                missing.append(child)
+        if wanted and len(missing) == len(wanted):
+            raise NotFound(
+                "none of the images of the index is there", code="index-empty", subject=str(missing[0].digest)
+            )
+        self.notes.extend(f"{child.digest} ({child.platform or 'no platform'}) is not there" for child in missing)
+
+    def _read(self, descriptor: Descriptor) -> bytes:
+        if descriptor.size > self._limits.document_bytes:
+            raise ResourceExhausted(
+                f"a document of {descriptor.size} bytes, over the limit of {self._limits.document_bytes}",
+                code="document-size",
+                subject=str(descriptor.digest),
+            )
+        with VerifiedReader(self._source.open_blob(descriptor), descriptor.digest, descriptor.size) as reader:
+            return reader.read()
+
+    def _start(self, descriptor: Descriptor) -> None:
+        key = _key(descriptor)
+        if key not in self._blobs:
+            self._blobs[key] = self._pool.submit(self._blob, descriptor)
+
+    def _blob(self, descriptor: Descriptor) -> None:
+        key = descriptor.digest.short
+        self._progress.start(key, "copying", total=descriptor.size)
+        try:
+            if self._sink.has_blob(descriptor):
+                self._progress.done(key, "exists")
+                return
+            reader = _Reporting(self._source.open_blob(descriptor), self._progress, key)
+            try:
+                self._sink.write_blob(descriptor, reader)
+            finally:
+                reader.close()
+        except BaseException:
+            self._progress.done(key, "failed")
+            raise
+        self._progress.done(key)
+
+    def finish(self, offers: Iterable[Offer]) -> None:
+        for future in self._blobs.values():
+            future.result()
+        self._pool.shutdown()
+        for descriptor, raw in self._documents:
+            if not self._sink.has_blob(descriptor):
+                self._sink.write_blob(descriptor, _Bytes(raw))
+        self._sink.finish(offers)
+
+    def cancel(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for future in self._blobs.values():
+            with suppress(BaseException):
+                future.exception(0)
+
+
+def _key(descriptor: Descriptor) -> _Key:
+    """What tells a blob from another: annotations and platform do not."""
+    return descriptor.media_type, descriptor.digest, descriptor.size
+
+
+class _Reporting:
+    def __init__(self, reader: Reader, progress: Progress, key: str) -> None:
+        self._reader, self._progress, self._key = reader, progress, key
+
+    def read(self, size: int, /) -> bytes:
+        data = self._reader.read(size)
+        self._progress.advance(self._key, len(data))
+        return data
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class _Bytes:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, size: int, /) -> bytes:
+        data, self._data = self._data[:size], self._data[size:]
+        return data
+
+    def close(self) -> None:
+        self._data = b""

@@ -1,0 +1,71 @@
+"""Loading: from any endpoint into the store, under the names that it gives or the one that the caller gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lamella.catalog.holder import Lease
+from lamella.content.local import LocalContent
+from lamella.errors import InvalidInput, NotFound
+from lamella.images.graph import Graph
+from lamella.spec.descriptor import Descriptor
+from lamella.spec.digest import Digest
+from lamella.spec.endpoint import ImageSource, Offer
+from lamella.spec.platform import Platform
+from lamella.spec.progress import NO_PROGRESS, Progress
+from lamella.spec.reference import Reference
+from lamella.transfer.copy import copy_images
+from lamella.transfer.store_sink import StoreSink
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One image or index that was loaded: the document, its kind, the id if it is an image, and the names it got."""
+
+    descriptor: Descriptor
+    kind: str
+    id: Digest | None
+    names: tuple[str, ...]
+
+
+def load(
+    graph: Graph,
+    content: LocalContent,
+    lease: Lease,
+    source: ImageSource,
+    *,
+    name: str | None = None,
+    platform: Platform | None = None,
+    cleanup: Callable[[set[Digest]], None],
+    progress: Progress = NO_PROGRESS,
+) -> list[Loaded]:
+    """Copy all that ``source`` offers into the store. Raises InvalidInput if ``name`` is given and there are several."""
+    offers = list(source.offers())
+    if not offers:
+        raise NotFound("there is no image in it", code="archive-empty")
+    if name is not None:
+        offers = [_renamed(offers, Reference.parse(name))]
+    sink = StoreSink(graph, content, lease, cleanup=cleanup, progress=progress)
+    copied = copy_images(source, sink, offers=offers, platform=platform, limits=graph.limits, progress=progress)
+    for note in copied.notes:
+        progress.note(note)
+    return [_loaded(graph, descriptor, names) for descriptor, names in sink.loaded]
+
+
+def _renamed(offers: list[Offer], reference: Reference) -> Offer:
+    if len(offers) > 1:
+        raise InvalidInput(
+            f"there are {len(offers)} images in it, and one name for them",
+            code="load-name-ambiguous",
+            subject=reference.familiar,
+            hint="load without a name, then tag what you want",
+        )
+    return replace(offers[0], names=(reference.familiar,))
+
+
+def _loaded(graph: Graph, descriptor: Descriptor, names: list[str]) -> Loaded:
+    document = graph.catalog.document(descriptor.digest)
+    image = graph.catalog.image(descriptor.digest)
+    kind = "artifact" if document is None else document.kind
+    return Loaded(descriptor, kind, None if image is None else image.id, tuple(names))

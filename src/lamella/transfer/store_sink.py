@@ -1,0 +1,193 @@
+"""The store as an endpoint that images are copied to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lamella._sys.files import os_errors
+from lamella.archive.compression import Compression
+from lamella.catalog.holder import Lease
+from lamella.content.local import LocalContent
+from lamella.content.protocol import Ingest
+from lamella.errors import Conflict, Integrity, InvalidInput, LamellaError
+from lamella.images.graph import Graph
+from lamella.layers.ingest import TAR_NAME, ingest_layer
+from lamella.spec.descriptor import Descriptor
+from lamella.spec.digest import Digest
+from lamella.spec.documents import ImageConfig, Manifest
+from lamella.spec.endpoint import Offer, Reader
+from lamella.spec.progress import NO_PROGRESS, Progress
+from lamella.spec.reference import Reference
+
+_CHUNK = 1 << 20
+_POLL = 0.05
+
+
+class StoreSink:
+    """Takes images into a store. Layers go through the one-pass ingest as they come; nothing is read twice.
+
+    Everything is held by the lease before it is looked for. ``finish`` checks that the layers are those that the
+    configurations promise and records documents and names in one transaction. ``cleanup`` is called by ``abort`` with
+    what was written, to remove what nobody else came to need.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        content: LocalContent,
+        lease: Lease,
+        *,
+        cleanup: Callable[[set[Digest]], None],
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
+        self._graph, self._content, self._lease = graph, content, lease
+        self._cleanup, self._progress = cleanup, progress
+        self._lock = threading.Lock()
+        self._written: set[Digest] = set()
+        self._staged = 0
+        self.loaded: list[tuple[Descriptor, list[str]]] = []
+
+    # -- blobs
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is here; of a layer, whether it is unpacked and indexed too."""
+        self._lease.hold(descriptor.digest)
+        if not self._content.exists(descriptor.digest, descriptor.size):
+            return False
+        if not descriptor.is_layer:
+            return True
+        diff_id = self._graph.catalog.blob_diff(descriptor.digest)
+        if diff_id is None:
+            return False
+        self._lease.hold(diff_id)
+        return self._graph.layers.has(diff_id)
+
+    def write_blob(self, descriptor: Descriptor, reader: Reader) -> None:
+        """Take one blob. If another process is taking the same one, wait for it and keep what it brought."""
+        self._lease.hold(descriptor.digest)
+        while True:
+            try:
+                with self._content.open_ingest(str(descriptor.digest)) as ingest:
+                    if ingest.offset:
+                        ingest.restart()
+                    if descriptor.is_layer:
+                        self._take_layer(descriptor, reader, ingest)
+                    else:
+                        while data := reader.read(_CHUNK):
+                            ingest.write(data)
+                        ingest.commit(expected=descriptor.digest, size=descriptor.size)
+                break
+            except Conflict as conflict:
+                if conflict.code != "ingest-busy":
+                    raise
+                time.sleep(_POLL)
+                if self.has_blob(descriptor):
+                    return
+        with self._lock:
+            self._written.add(descriptor.digest)
+
+    def _take_layer(self, descriptor: Descriptor, reader: Reader, ingest: Ingest) -> None:
+        staging = self._new_staging()
+        label = str(descriptor.digest)
+        layer = ingest_layer(reader, staging, ingest.write, label=label, limits=self._graph.limits)
+        if layer.compression is Compression.NONE:
+            if layer.diff_id != descriptor.digest and descriptor.digest.algorithm == "sha256":
+                raise Integrity(
+                    f"its bytes have the digest {layer.diff_id}", code="digest-mismatch", subject=f"blob {label}"
+                )
+            if layer.blob_size != descriptor.size:
+                raise Integrity(
+                    f"it has {layer.blob_size} bytes, not {descriptor.size}",
+                    code="size-mismatch",
+                    subject=f"blob {label}",
+                )
+            self._content.adopt(staging / TAR_NAME, descriptor.digest, descriptor.size, keep=True)
+            ingest.abort()
+        else:
+            ingest.commit(expected=descriptor.digest, size=descriptor.size)
+        self._lease.hold(layer.diff_id)
+        self._graph.layers.publish(staging, layer.diff_id)
+        self._graph.catalog.set_blob_diff(descriptor.digest, layer.diff_id)
+        with self._lock:
+            self._written.add(layer.diff_id)
+
+    def _new_staging(self) -> Path:
+        with self._lock:
+            self._staged += 1
+            staging = self._lease.directory / f"layer-{self._staged}"
+        with os_errors(str(staging)):
+            staging.mkdir(mode=0o755)
+        return staging
+
+    # -- documents
+
+    def finish(self, offers: Iterable[Offer]) -> None:
+        """Record the images and point their names at them; all at once, or nothing."""
+        catalog = self._graph.catalog
+        with catalog.transaction():
+            for offer in offers:
+                self._register(offer.descriptor, offer.parent)
+                names = []
+                for text in offer.names:
+                    reference = _name_or_none(text)
+                    if reference is None:
+                        self._progress.note(f"'{text}' is no image name and was not kept")
+                        continue
+                    catalog.set_name(str(reference.without_digest()), offer.descriptor.digest)
+                    names.append(reference.without_digest().familiar)
+                self.loaded.append((offer.descriptor, names))
+
+    def _register(self, descriptor: Descriptor, parent: Digest | None) -> None:
+        if descriptor.is_index:
+            index = self._graph.index(descriptor.digest)
+            for child in index.manifests:
+                if (child.is_index or child.is_manifest) and self._content.exists(child.digest, child.size):
+                    self._register(child, None)
+            self._graph.register_index(index)
+            return
+        manifest = self._graph.manifest(descriptor.digest)
+        if not manifest.is_image:
+            self._graph.register_artifact(descriptor, manifest)
+            return
+        config = ImageConfig.parse(self._graph.read_document(manifest.config.digest), limits=self._graph.limits)
+        diff_ids = self._check_layers(descriptor, manifest, config)
+        self._graph.register_image(manifest, config, diff_ids, parent=parent)
+
+    def _check_layers(self, descriptor: Descriptor, manifest: Manifest, config: ImageConfig) -> tuple[Digest, ...]:
+        """The diff_ids of the layers, which must be those of the configuration, and apply one on top of the other."""
+        subject = f"image {descriptor.digest}"
+        if len(config.diff_ids) != len(manifest.layers):
+            raise Integrity(
+                f"the config names {len(config.diff_ids)} layers, the manifest {len(manifest.layers)}",
+                code="layer-count-mismatch",
+                subject=subject,
+            )
+        for blob, promised in zip(manifest.layers, config.diff_ids, strict=True):
+            actual = self._graph.catalog.blob_diff(blob.digest)
+            if actual != promised:
+                raise Integrity(
+                    f"the layer unpacks to {actual}, the config promises {promised}",
+                    code="diff-id-mismatch",
+                    subject=subject,
+                    layer=str(blob.digest),
+                )
+        try:
+            self._graph.layers.tree(config.diff_ids, limits=self._graph.limits)
+        except LamellaError as error:
+            raise error.about(subject=subject) from None
+        return config.diff_ids
+
+    def abort(self) -> None:
+        """Remove what was written, unless somebody else came to need it."""
+        self._cleanup(self._written)
+
+
+def _name_or_none(text: str) -> Reference | None:
+    """The reference that an archive's name means, or None for what no image can be called."""
+    try:
+        return Reference.parse(text)
+    except InvalidInput:
+        return None

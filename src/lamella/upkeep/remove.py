@@ -1,0 +1,109 @@
+"""Removing images: names first, then what nothing needs any longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lamella.catalog.records import DocumentRecord
+from lamella.errors import FailedPrecondition, InvalidInput
+from lamella.images.graph import Graph
+from lamella.spec.digest import Digest
+from lamella.spec.reference import Reference
+from lamella.upkeep.gc import Holdings, Report, collect
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What a removal did: the names that are gone, and what was deleted with them."""
+
+    untagged: tuple[str, ...]
+    report: Report
+
+
+def remove_images(
+    graph: Graph, holdings: Holdings, texts: Sequence[str], *, force: bool, publish: Callable[[], None]
+) -> Removed:
+    """Remove what each text means. Checked and decided in one transaction: all of them go, or none.
+
+    ``publish`` is called between the removal of names and that of files.
+    """
+    untagged: list[str] = []
+    candidates: set[Digest] = set()
+    with graph.catalog.transaction():
+        for text in texts:
+            document = graph.find_document(text)
+            names = _names_to_remove(graph, text, document, force=force)
+            keeps_a_name = len(names) < len(_names_of(graph, document.digest))
+            if not keeps_a_name and not force:
+                _refuse_needed(graph, document, text)
+            for name in names:
+                graph.catalog.remove_name(name)
+                untagged.append(Reference.parse(name).familiar)
+            if not keeps_a_name:
+                candidates |= _closure(graph, document)
+    publish()
+    report = collect(holdings, only=candidates) if candidates else Report()
+    return Removed(tuple(untagged), report)
+
+
+def _names_of(graph: Graph, digest: Digest) -> list[str]:
+    return [record.name for record in graph.catalog.names() if record.target == digest]
+
+
+def _names_to_remove(graph: Graph, text: str, document: DocumentRecord, *, force: bool) -> list[str]:
+    """The one name that was given; by id or digest all that there are, several only with ``force``."""
+    names = _names_of(graph, document.digest)
+    try:
+        reference = Reference.parse(text)
+    except InvalidInput:
+        reference = None
+    if reference is not None and reference.digest is None and str(reference) in names:
+        return [str(reference)]
+    if len(names) > 1 and not force:
+        listed = ", ".join(Reference.parse(name).familiar for name in names)
+        raise FailedPrecondition(
+            f"the image has several names: {listed}",
+            code="image-named",
+            subject=text,
+            hint="remove them by name, or --force",
+        )
+    return names
+
+
+def _refuse_needed(graph: Graph, document: DocumentRecord, text: str) -> None:
+    manifests = [document.digest, *(child.digest for child in document.children if graph.catalog.image(child.digest))]
+    children = [image for manifest in manifests for image in graph.catalog.children(manifest)]
+    snapshots = [record for manifest in manifests for record in graph.catalog.snapshots_of(manifest)]
+    if not children and not snapshots:
+        return
+    names = graph.names_by_target()
+    needed = [f"image {', '.join(names.get(c.manifest, [])) or c.id.short}" for c in children]
+    needed += [f"snapshot {record.key}" for record in snapshots]
+    raise FailedPrecondition(
+        f"the image is needed by {', '.join(needed)}",
+        code="image-in-use",
+        subject=text,
+        hint="remove those first, or --force to drop the name and keep what they need",
+    )
+
+
+def _closure(graph: Graph, document: DocumentRecord) -> set[Digest]:
+    """Everything that may be garbage once the document is: what it names, and its parents with what they name."""
+    found: set[Digest] = set()
+    todo: list[Digest] = [document.digest]
+    while todo:
+        digest = todo.pop()
+        if digest in found:
+            continue
+        found.add(digest)
+        record = graph.catalog.document(digest)
+        if record is not None:
+            todo.extend(child.digest for child in record.children)
+        image = graph.catalog.image(digest)
+        if image is not None:
+            for layer in image.layers:
+                found |= {layer.diff_id, layer.chain_id}
+            if image.parent is not None:
+                todo.append(image.parent)
+    return found
