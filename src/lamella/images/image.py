@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class HistoryEntry:
     """One step of how an image came to be, the oldest first. ``size`` is the bytes of content of its layer.
 
-    ``layer`` is None for a step that changed the configuration only; ``image`` is the image that the step ended in, where
-    the store knows it.
+    ``layer`` is None for a step that changed the configuration only; ``image`` is the image that the step ended in,
+    where the store knows it.
     """
 
     created: datetime | None

@@ -1,7 +1,7 @@
 """Instructions that change how an image runs: ``commit --change`` and ``import --change``, in Dockerfile words.
 
-The forms are those of ``docker commit --change``: CMD, ENTRYPOINT and ONBUILD, VOLUME (JSON list or words), ENV and LABEL
-(``key=value`` pairs with quotes, or ``key value``), EXPOSE, USER, WORKDIR, STOPSIGNAL.
+The forms are those of ``docker commit --change``: CMD, ENTRYPOINT and VOLUME (JSON list or words), ENV and LABEL
+(``key=value`` pairs with quotes, or ``key value``), EXPOSE, ONBUILD, USER, WORKDIR, STOPSIGNAL.
 """
 
 from __future__ import annotations

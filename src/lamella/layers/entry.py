@@ -55,7 +55,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     sparse: tuple[tuple[int, int], ...] | None = None
 
     def same_metadata(self, other: Entry) -> bool:
-        """Whether kind, mode, owners, mtime, size, link target, device and xattrs are equal; content is not looked at."""
+        """Whether kind, mode, owners, mtime, size, link target, device and xattrs are equal; content is not read."""
         return (
             self.kind == other.kind
             and self.mode == other.mode

@@ -60,8 +60,9 @@ def extract(
     """Write what leads from ``old`` to ``new`` (all of ``new`` if ``old`` is None) into the empty directory ``target``.
 
     With ``old``, what is gone is written as whiteouts of ``form``. ``lowers`` are the directories that the layers below
-    were written to, by their position: a name that links to a file of theirs becomes a link to it. Nothing is synced: that is for whoever makes the
-    directory visible. What the file system or the caller's rights cannot hold is noted, never skipped in silence.
+    were written to, by their position: a name that links to a file of theirs becomes a link to it. Nothing is synced:
+    that is for whoever makes the directory visible. What the file system or the caller's rights cannot hold is noted,
+    never skipped in silence.
     """
     job = _Extraction(new, target, form, lowers, progress, key)
     pool = ThreadPoolExecutor(workers, "extract")
@@ -107,7 +108,7 @@ class _Extraction:
         self._tars.clear()
 
     def run(self, old: Node | None, pool: ThreadPoolExecutor) -> None:
-        """Directories first and files behind them in batches, then hard links, then what directories are to look like."""
+        """Directories first, files behind them in batches, then hard links, then what directories are to look like."""
         self._directories.append((b"", self._tree.root.entry))
         files = self._plan(old)
         batches = [files[at : at + _BATCH] for at in range(0, len(files), _BATCH)]
@@ -154,7 +155,7 @@ class _Extraction:
         files.append((path, node))
 
     def _link_to_lower(self, path: bytes, node: Node) -> bool:
-        """Make ``path`` a link to the file that an earlier layer wrote; False where that cannot be (it is copied then)."""
+        """Make ``path`` a link to the file that an earlier layer wrote; False where it has to be copied instead."""
         below = os.open(self._lowers[node.layer], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.link(node.entry.path, path, src_dir_fd=below, dst_dir_fd=self._root, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Work beside the work that makes the bytes: hashing and compressing release the interpreter, so a thread costs no time."""
+"""Work beside the work that makes the bytes: hashing and compressing release the interpreter while they run."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The index of one layer, on disk and in memory.
 
 The file (``layer.index``) is: 8 bytes of magic with the version, then blocks, each a 4-byte little-endian length and a
-MessagePack array of up to 2,048 entries; a zero length ends them. Behind it stand the diff_id (32 bytes of a sha256) and
-three 8-byte little-endian numbers: the bytes of the tar, of the content of its files, and the count of entries. The file
-ends with the sha256 of everything before that digest. An index whose digest does not fit is damaged, and is made anew
-from the layer's bytes.
+MessagePack array of up to 2,048 entries; a zero length ends them. Behind it stand the diff_id (32 bytes of a sha256)
+and three 8-byte little-endian numbers: the bytes of the tar, of the content of its files, and the count of entries. The
+file ends with the sha256 of everything before that digest. An index whose digest does not fit is damaged, and is made
+anew from the layer's bytes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class LayerIndex:
 
     @classmethod
     def sizes(cls, path: Path) -> tuple[int, int]:
-        """The bytes of the tar and of the content of its files, read from the end of an index without the rest of it."""
+        """The bytes of the tar and of the content of its files, read from the end of an index without the rest."""
         with os_errors(str(path)), open(path, "rb") as file:
             file.seek(-_DIGEST_SIZE - _TRAILER.size, os.SEEK_END)
             _, tar_size, content_size, _ = _TRAILER.unpack(file.read(_TRAILER.size))

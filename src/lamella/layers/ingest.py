@@ -67,8 +67,9 @@ def ingest_layer(
     """Read a layer to its end, leaving ``layer.tar`` and ``layer.index`` in ``staging``, both synced.
 
     ``blob_sink`` is given the bytes of a compressed stream as they come, in a thread of its own; an uncompressed one is
-    its own tar, and goes to ``staging`` only. ``label`` names the layer in errors. Raises Integrity, InvalidInput or ResourceExhausted, naming
-    entry and layer, for a stream that is no sound layer; the staging directory is the caller's to remove then.
+    its own tar, and goes to ``staging`` only. ``label`` names the layer in errors. Raises Integrity, InvalidInput or
+    ResourceExhausted, naming entry and layer, for a stream that is no sound layer; the staging directory is the
+    caller's to remove then.
     """
     run = _Pass(reader, staging, blob_sink, limits, progress, key)
     try:

@@ -85,8 +85,9 @@ def scan(
     """Read the tree at ``root``, which records deletions in ``form``.
 
     ``since`` (ns, the change time of the file system's own clock) marks files with an older change time as untouched.
-    ``lower_inodes`` says, for AUFS, which path of the branches below an inode number belongs to. Sockets are skipped with a note. Raises Unsupported for a branch of an overlay mounted with features that Lamella
-    never uses (redirects, metadata-only copies), since reading it plainly would be wrong.
+    ``lower_inodes`` says, for AUFS, which path of the branches below an inode number belongs to. Sockets are skipped
+    with a note. Raises Unsupported for a branch of an overlay mounted with features that Lamella never uses (redirects,
+    metadata-only copies), since reading it plainly would be wrong.
     """
     scanner = _Scanner(root, form, since, owners or Owners.of_caller(), limits)
     scanner.lower_inodes = lower_inodes or {}

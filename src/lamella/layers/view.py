@@ -65,7 +65,7 @@ class TreeView:
         self._counts = tree.link_counts()
 
     def walk(self, path: str | bytes = b"") -> Iterator[FileInfo]:
-        """Everything at and below ``path``, a directory before what is in it, names in byte order; links not followed."""
+        """Everything at and below ``path``, directories first, names in byte order; links below it are not followed."""
         top, node = self.tree.resolve(from_text(path), follow=True)
         stack = [(top, node)]
         while stack:
@@ -129,7 +129,7 @@ class Provenance:
 
 
 def provenance(trees: Sequence[MergedTree], path: str | bytes) -> list[Provenance]:
-    """Which layers added, changed or deleted ``path``, bottom first; ``trees`` are those of every prefix of the stack."""
+    """Which layers added, changed or deleted ``path``, bottom first; ``trees`` are those of every prefix."""
     name = from_text(path)
     result: list[Provenance] = []
     before: Node | None = None

@@ -86,7 +86,7 @@ class Snapshotter:
     # -- making
 
     def build(self, stack: Stack, staging: Path, *, progress: Progress = NO_PROGRESS) -> Path:
-        """Build a fresh snapshot below ``staging``; ``publish`` makes it visible. Writes missing layer directories too."""
+        """Build a fresh snapshot below ``staging``, and missing layer directories; ``publish`` makes it visible."""
         directory = _new_directory(staging)
         upper = directory / "upper"
         tree = self._layers.tree(stack.diff_ids, limits=self._limits)
@@ -101,7 +101,7 @@ class Snapshotter:
         return directory
 
     def _fill(self, tree: MergedTree, stack: Stack, upper: Path, staging: Path, progress: Progress) -> None:
-        """A whole tree for the copy driver: cloned from a kept one where the file system shares blocks, else written."""
+        """A whole tree for the copy driver: cloned from a kept one where the file system shares blocks."""
         from lamella._sys.probes import can_reflink
 
         if can_reflink(staging):
@@ -209,7 +209,7 @@ class Snapshotter:
         if self.path(key).exists():
             remove_tree(self.path(key))
 
-    def keys(self) -> Sequence[str]:
+    def directories(self) -> Sequence[str]:
         """The keys that have a directory."""
         return sorted(os.listdir(self._root)) if self._root.is_dir() else ()
 

@@ -203,7 +203,7 @@ class Store:
         legacy: bool = False,
         progress: Progress = NO_PROGRESS,
     ) -> None:
-        """Write images to an OCI layout (``oci-dir``, ``oci-archive``) or a ``docker-archive``; None is standard output.
+        """Write images to an OCI layout (``oci-dir``, ``oci-archive``) or a ``docker-archive``; None is stdout.
 
         What was received is written as it is. A directory that has some of the blobs gets only the others.
         """

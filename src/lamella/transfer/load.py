@@ -40,7 +40,7 @@ def load(
     cleanup: Callable[[set[Digest]], None],
     progress: Progress = NO_PROGRESS,
 ) -> list[Loaded]:
-    """Copy all that ``source`` offers into the store. Raises InvalidInput if ``name`` is given and there are several."""
+    """Copy all that ``source`` offers into the store. Raises InvalidInput for one ``name`` and several images."""
     offers = list(source.offers())
     if not offers:
         raise NotFound("there is no image in it", code="archive-empty")

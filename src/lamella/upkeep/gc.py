@@ -149,7 +149,7 @@ class _Sweep:
 
     def _snapshots(self) -> None:
         known = {record.key for record in self._holdings.catalog.snapshots()}
-        for key in self._holdings.snapshots.keys():
+        for key in self._holdings.snapshots.directories():
             if key not in known:
                 path = self._holdings.snapshots.path(key)
                 self._move("snapshot", key, path, disk_usage(path))

@@ -11,7 +11,7 @@ from lamella.upkeep.gc import Holdings, collect, layer_size
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One row: how many things of a kind there are, the bytes that they take on disk, and how many of those are garbage."""
+    """One row: how many things of a kind there are, the bytes that they take on disk, and how many are garbage."""
 
     kind: str
     count: int
@@ -37,7 +37,7 @@ def usage(holdings: Holdings) -> list[Usage]:
     blobs = list(holdings.content.walk())
     layers = list(holdings.layers.walk())
     trees = list(holdings.trees.walk())
-    snapshots = list(holdings.snapshots.keys())
+    snapshots = list(holdings.snapshots.directories())
     rows = [
         ("blob", len(blobs), sum(blob.size for blob in blobs)),
         ("layer", len(layers), sum(layer_size(holdings.layers.path(diff_id)) for diff_id in layers)),
