@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from lamella._sys import syscalls
+from lamella._sys.beneath import has_openat2
 from lamella._sys.files import os_errors, remove_tree
 from lamella.errors import AlreadyExists, FailedPrecondition, LamellaError, Unsupported
 
@@ -42,25 +43,27 @@ def copy_tree(
     changes meanwhile or something is mounted in it. A file that its owner, the caller, may not read is opened up
     for the moment of opening. ``advanced`` gets the bytes of each file as it is done; an exception from it cancels.
     """
-    with os_errors(str(target)):
-        created = _claim_target(target)
-        source_fd = _open_root(source)
-        try:
-            target_fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with os_errors(str(source)):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        source_fd = _open_quietly(lambda more: os.open(source, flags | more))
+    try:
+        with os_errors(str(target)):
+            created = _claim_target(target)
             try:
-                _TreeCopy(source_fd, target_fd, reflink, advanced).run()
+                _copy_into(source_fd, target, reflink, advanced)
             except BaseException:
                 _undo(target, created=created)
                 raise
-            finally:
-                os.close(target_fd)
-        finally:
-            os.close(source_fd)
+    finally:
+        os.close(source_fd)
 
 
-def _open_root(source: Path) -> int:
-    with os_errors(str(source)):
-        return os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _copy_into(source_fd: int, target: Path, reflink: Reflink, advanced: Callable[[int], object] | None) -> None:
+    target_fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _TreeCopy(source_fd, target_fd, reflink, advanced).run()
+    finally:
+        os.close(target_fd)
 
 
 def _claim_target(target: Path) -> bool:
@@ -232,25 +235,21 @@ class _TreeCopy:
             self._levels[-_OPEN_LEVELS].close()
 
     def _open_directory(self, parent: int, name: bytes, info: os.stat_result) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         resolve = syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS
 
-        def attempt() -> int:
-            try:
-                return syscalls.openat2(parent, name, flags, 0, resolve)
-            except OSError as error:
-                if error.errno not in (errno.ENOSYS, errno.EPERM):
-                    raise
-                return os.open(name, flags | os.O_CLOEXEC, dir_fd=parent)
+        def attempt(more: int) -> int:
+            if has_openat2():
+                return syscalls.openat2(parent, name, flags | more, 0, resolve)
+            return os.open(name, flags | more, dir_fd=parent)
 
         try:
-            fd = _open_up(parent, name, info, attempt)
+            return _open_as_found(parent, name, info, attempt)
         except OSError as error:
             if error.errno == errno.EXDEV:
                 text = "something is mounted here"
                 raise FailedPrecondition(text, code="tree-has-mount") from error
             raise
-        return _same(fd, info)
 
     def _finish(self, level: _Level) -> None:
         """Give a directory its status after all its entries are there, and go back up."""
@@ -280,8 +279,7 @@ class _TreeCopy:
     def _copy_file(self, level: _Level, name: bytes, info: os.stat_result) -> None:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         parent = level.source
-        opened = _open_up(parent, name, info, lambda: os.open(name, flags, dir_fd=parent))
-        source = _same(opened, info)
+        source = _open_as_found(parent, name, info, lambda more: os.open(name, flags | more, dir_fd=parent))
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(name, flags, 0o600, dir_fd=level.target)
@@ -364,10 +362,13 @@ def _labels_of_the_host(key: str) -> Iterator[None]:
             raise
 
 
-def _open_up(parent: int, name: bytes, info: os.stat_result, attempt: Callable[[], int]) -> int:
-    """Open by ``attempt``; where the mode keeps even the owner out, the mode is changed for that moment."""
+def _open_as_found(parent: int, name: bytes, info: os.stat_result, attempt: Callable[[int], int]) -> int:
+    """Open what ``info`` told of by ``attempt``, which takes more flags, without a trace in its access time.
+
+    Where the mode keeps even the owner out, the mode is changed for that moment.
+    """
     try:
-        return attempt()
+        return _same(_open_quietly(attempt), info)
     except PermissionError:
         if info.st_uid != os.geteuid():
             raise
@@ -377,11 +378,20 @@ def _open_up(parent: int, name: bytes, info: os.stat_result, attempt: Callable[[
         itself = b"/proc/self/fd/%d" % handle
         os.chmod(itself, mode | (0o700 if stat.S_ISDIR(info.st_mode) else 0o400))
         try:
-            return attempt()
+            return _same(_open_quietly(attempt), info)
         finally:
             os.chmod(itself, mode)
     finally:
         os.close(handle)
+
+
+def _open_quietly(attempt: Callable[[int], int]) -> int:
+    try:
+        return attempt(os.O_NOATIME)
+    except OSError as error:
+        if error.errno != errno.EPERM:  # EPERM: readable, but somebody else's
+            raise
+    return attempt(0)
 
 
 def _same(fd: int, info: os.stat_result) -> int:
