@@ -14,7 +14,7 @@ from lamella.content.local import LocalContent
 from lamella.content.protocol import BlobInfo
 from lamella.errors import AccessDenied, Conflict, ResourceExhausted
 from lamella.spec.digest import Digest
-from lamella.testing import refuses
+from lamella.testing import disks, refuses
 from lamella.testing import trace as tracing
 from lamella.testing.content import BLOB, DIGEST, assert_empty, put
 
@@ -91,9 +91,8 @@ class TestOrderOfSystemCalls:
         assert synced < renamed < position(calls, "fsync", "blobs/sha256>")
 
 
-CALLS = (
-    "openat ?newfstatat ?mkdir ?mkdirat flock pread64 write fchmod fsync ?rename ?renameat ?unlink ?unlinkat close"
-).split()
+CALLS = ["openat", "flock", "pread64", "write", "fchmod", "fsync", "close"]
+CALLS += ["?newfstatat", "?mkdir", "?mkdirat", "?rename", "?renameat", "?unlink", "?unlinkat"]
 
 
 @needs_strace
@@ -124,17 +123,10 @@ class TestKilledAtAnySystemCall:
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 256 KiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system takes root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    if reason := disks.missing():
+        pytest.skip(reason)
+    with disks.small_disk(tmp_path / "disk", kib=256) as disk:
+        yield disk
 
 
 class TestFullDisk:
