@@ -98,6 +98,8 @@ class _Pass:
         self._blob = Background(blob_sink)
         self._tar = -1
         self._tar_size = 0
+        self._chunk = b""
+        self._at = 0
 
     def run(self) -> IngestedLayer:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -121,13 +123,20 @@ class _Pass:
         return IngestedLayer(self._source.size, diff_id, self._tar_size, compression, writer.entries)
 
     def _read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        if data:
-            self._hash.update(data)
-            self._tar_size += len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._tar, view) :]
+        """Up to ``size`` bytes of the tar: a slice of the chunk at hand, or of the next one."""
+        at, end = self._at, self._at + size
+        if at == len(self._chunk):
+            self._chunk, at, end = self._next_chunk(), 0, size
+        self._at = min(end, len(self._chunk))
+        return self._chunk[at:end]
+
+    def _next_chunk(self) -> bytes:
+        data = self._stream.read(_CHUNK)
+        self._hash.update(data)
+        self._tar_size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._tar, view) :]
         return data
 
     def _drain(self) -> None:
