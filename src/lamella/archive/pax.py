@@ -10,16 +10,16 @@ import binascii
 from collections.abc import Iterable, Iterator
 
 from lamella.archive.tar_header import MAX_SIZE, bad_header, clamp_time
+from lamella.errors import ResourceExhausted
 
 SCHILY_XATTR = b"SCHILY.xattr."
-LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
-SPARSE = b"GNU.sparse."
-_KNOWN = frozenset(
-    (b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"SCHILY.devmajor", b"SCHILY.devminor")
-)
-_PREFIXES = (SCHILY_XATTR, LIBARCHIVE_XATTR, SPARSE)
+_LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
+_XATTRS = (SCHILY_XATTR, _LIBARCHIVE_XATTR)
 _SPARSE_LISTS = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _PATHS = (b"path", b"linkpath", b"GNU.sparse.name")
+_OTHERS = b"size uid gid mtime SCHILY.devmajor SCHILY.devminor"
+_SPARSE = b"GNU.sparse.major GNU.sparse.minor GNU.sparse.size GNU.sparse.realsize GNU.sparse.map"
+_KNOWN = frozenset((*_PATHS, *_OTHERS.split(), *_SPARSE.split(), *_SPARSE_LISTS))
 _DIGITS = 20
 """A number of more digits is out of every range."""
 
@@ -39,33 +39,32 @@ def records(data: bytes, entry: bytes | None) -> Iterator[tuple[bytes, bytes]]:
             raise bad_header(f"malformed extended header keyword at byte {at} of it", entry)
         if key in _PATHS and 0 in value:
             raise bad_header(f"NUL in {key.decode()} of an extended header", entry)
-        if key in _KNOWN or key.startswith(_PREFIXES):
+        if key in _KNOWN or key.startswith(_XATTRS):
             yield key, value
         at = stop
 
 
 class Records:
-    """The records in force for one member: a later one replaces an earlier, an empty value removes."""
+    """The records in force for one member: a later one replaces an earlier, an empty value removes.
 
-    __slots__ = ("sparse_map", "values", "xattr_bytes")
+    ``sparse_map`` holds the values of the two keywords that sparse format 0.0 repeats: offset and length in turn.
+    """
+
+    __slots__ = ("sparse_map", "values")
 
     def __init__(self, values: dict[bytes, bytes] | None = None) -> None:
         self.values: dict[bytes, bytes] = values if values is not None else {}
         self.sparse_map: list[bytes] = []
-        """Sparse format 0.0 repeats two keywords, offset and length in turn."""
-        self.xattr_bytes = sum(len(k) + len(v) for k, v in self.values.items() if k.startswith(_PREFIXES[:2]))
 
     def update(self, found: Iterable[tuple[bytes, bytes]], entry: bytes | None) -> None:
         """Add records. Raises Integrity when the keywords of a sparse map do not alternate."""
         for key, value in found:
-            if key in _SPARSE_LISTS:
-                if key != _SPARSE_LISTS[len(self.sparse_map) % 2]:
-                    raise bad_header("a sparse map whose offsets and lengths do not alternate", entry)
+            if key not in _SPARSE_LISTS:
+                self.values[key] = value
+            elif key == _SPARSE_LISTS[len(self.sparse_map) % 2]:
                 self.sparse_map.append(value)
-                continue
-            if key.startswith(_PREFIXES[:2]):
-                self.xattr_bytes += len(key) + len(value)
-            self.values[key] = value
+            else:
+                raise bad_header("a sparse map whose offsets and lengths do not alternate", entry)
 
     def text(self, key: bytes) -> bytes:
         """The value; empty when there is none."""
@@ -81,15 +80,21 @@ class Records:
         value = self.values.get(b"mtime", b"")
         return parse_time(value, entry) if value else None
 
-    def xattrs(self, entry: bytes | None) -> dict[str, bytes]:
-        """Extended attributes by name; where both dialects give one, the one that needs no decoding counts."""
+    def xattrs(self, entry: bytes | None, *, limit: int) -> dict[str, bytes]:
+        """Extended attributes by name; where both dialects give one, the one that needs no decoding counts.
+
+        Raises ResourceExhausted when names and values are more than ``limit`` bytes as they are written.
+        """
+        written = [(key, value) for key, value in self.values.items() if key.startswith(_XATTRS)]
+        if sum(len(key) + len(value) for key, value in written) > limit:
+            raise ResourceExhausted(f"extended attributes of more than {limit} bytes", code="xattr-size", entry=entry)
         found: dict[str, bytes] = {}
-        for key, value in self.values.items():
+        for key, value in written:
             if key.startswith(SCHILY_XATTR):
                 found[_xattr_name(unescape(key[len(SCHILY_XATTR) :]), entry)] = value
-        for key, value in self.values.items():
-            if key.startswith(LIBARCHIVE_XATTR):
-                name = _xattr_name(_percent_decode(key[len(LIBARCHIVE_XATTR) :], entry), entry)
+        for key, value in written:
+            if key.startswith(_LIBARCHIVE_XATTR):
+                name = _xattr_name(_percent_decode(key[len(_LIBARCHIVE_XATTR) :], entry), entry)
                 if name not in found:
                     found[name] = _base64(value, entry)
         return found
@@ -162,7 +167,8 @@ def _percent_decode(name: bytes, entry: bytes | None) -> bytes:
 
 
 def _base64(value: bytes, entry: bytes | None) -> bytes:
+    digits = value.rstrip(b"=")  # libarchive leaves the padding out
     try:
-        return binascii.a2b_base64(value.rstrip(b"=") + b"=" * (-len(value.rstrip(b"=")) % 4), strict_mode=True)
+        return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4), strict_mode=True)
     except binascii.Error:
         raise bad_header("an extended attribute whose value is not base64", entry) from None

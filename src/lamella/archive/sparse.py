@@ -58,12 +58,21 @@ def old_gnu(block: bytes, start: int, count: int, entry: bytes | None) -> Iterat
         yield offset, length
 
 
-def from_text(values: list[bytes], entry: bytes | None) -> Iterator[tuple[int, int]]:
+def split(text: bytes) -> Iterator[bytes]:
+    """The numbers of a map in one record (pax 0.1), which commas divide."""
+    at = 0
+    while (comma := text.find(b",", at)) >= 0:
+        yield text[at:comma]
+        at = comma + 1
+    yield text[at:]
+
+
+def from_text(values: Iterable[bytes], entry: bytes | None) -> Iterator[tuple[int, int]]:
     """Pairs from decimal numbers, offset and length in turn (pax 0.0 and 0.1). Raises Integrity."""
-    if len(values) % 2:
-        raise bad_header("sparse map: an odd number of numbers", entry)
-    for at in range(0, len(values), 2):
-        yield decimal(values[at], entry), decimal(values[at + 1], entry)
+    numbers = iter(values)
+    for offset in numbers:
+        length = next(numbers, b"")  # empty is no number, so an odd one out is an error
+        yield decimal(offset, entry), decimal(length, entry)
 
 
 class MapReader:

@@ -40,7 +40,6 @@ _TYPES = {
 }
 _LINKS = (MemberType.HARDLINK, MemberType.SYMLINK)
 _DEVICES = (MemberType.CHARDEV, MemberType.BLOCKDEV)
-_WITH_DATA = frozenset((b"0", b"\0", b"7", b"D", b"S"))
 
 
 class HeaderDecoder:
@@ -92,11 +91,6 @@ class HeaderDecoder:
 def is_file(flag: bytes) -> bool:
     """Whether a type flag stands for something in a file system, and not for metadata of the archive."""
     return flag in _TYPES
-
-
-def has_data(flag: bytes) -> bool:
-    """Whether the size field of a member of this type counts bytes that follow the header."""
-    return flag in _WITH_DATA or flag not in _TYPES
 
 
 def text(field: bytes) -> bytes:

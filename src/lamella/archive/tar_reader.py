@@ -207,12 +207,7 @@ class TarScanner:
         if member.type in _DEVICES:
             member.major = records.number(b"SCHILY.devmajor", entry) or member.major
             member.minor = records.number(b"SCHILY.devminor", entry) or member.minor
-        if records.xattr_bytes:
-            if records.xattr_bytes > self._limits.xattr_bytes:
-                raise ResourceExhausted(
-                    f"extended attributes of more than {self._limits.xattr_bytes} bytes", code="xattr-size", entry=entry
-                )
-            member.xattrs = records.xattrs(entry)
+        member.xattrs = records.xattrs(entry, limit=self._limits.xattr_bytes)
         if member.type is MemberType.REGULAR:
             if (size := records.number(b"size", entry)) is not None:
                 member.size = member.stored_size = size
@@ -236,9 +231,7 @@ class TarScanner:
         if version == (b"1", b"0"):
             pairs = self._leading_map(member)
         elif version in ((b"", b""), (b"0", b"0"), (b"0", b"1")):
-            if text_map.count(b",") >= 2 * self._limits.sparse_segments:
-                raise sparse.too_many(self._limits.sparse_segments, self._entry)
-            pairs = sparse.from_text(text_map.split(b",") if text_map else records.sparse_map, self._entry)
+            pairs = sparse.from_text(sparse.split(text_map) if text_map else records.sparse_map, self._entry)
         else:
             raise Unsupported("a sparse file of an unknown version", code="tar-sparse", entry=self._entry)
         self._set_sparse(member, pairs, size)

@@ -60,15 +60,14 @@ class TarWriter:
         """
         if self._closed:
             raise InvalidInput("the archive is closed", code="tar-closed", entry=member.name)
-        head, stored = _encode(member)
-        if (data is None) != (member.type is not MemberType.REGULAR) and (data is not None or stored):
-            raise _invalid(member, "only regular files have data, and need it")
-        if not stored:
-            self._put(head)
-        if data is not None:
-            self._closed = True  # stays so when the data fails
-            self._copy(head if stored else b"", data, stored, member.name)
-            self._closed = False
+        if data is not None and member.type is not MemberType.REGULAR:
+            raise _invalid(member, "only a regular file has data")
+        head, runs = _encode(member)
+        if data is None and runs:
+            raise _invalid(member, "its data is missing")
+        self._closed = True  # stays so when the data fails
+        self._copy(head, data, runs, member.name)
+        self._closed = False
 
     def close(self) -> None:
         """Write the end marker, once. Does nothing after a failure: the archive stays visibly incomplete."""
@@ -80,54 +79,94 @@ class TarWriter:
         self._write(data)
         self.offset += len(data)
 
-    def _copy(self, head: bytes, data: Reader, stored: int, name: bytes) -> None:
-        left = stored
+    def _copy(self, head: bytes, data: Reader | None, runs: list[_Run], name: bytes) -> None:
         pieces = [head]
         held = len(head)
-        while left:
-            piece = data.read(min(left, _PIECE))
-            if not piece:
-                raise _changed(name, f"it ended {left} bytes early")
-            left -= len(piece)
-            pieces.append(piece)
-            held += len(piece)
-            if held > _SMALL:
-                self._put(b"".join(pieces))
-                pieces.clear()
-                held = 0
-        pieces.append(bytes(-stored % BLOCK))
-        if rest := b"".join(pieces):
-            self._put(rest)
-        if data.read(1):
-            raise _changed(name, f"it has more than {stored} bytes")
+        total = 0
+        for length, zeros in runs:
+            left = length
+            while left and data is not None:
+                piece = data.read(min(left, _PIECE))
+                if not piece:
+                    raise _changed(name, f"it ended {left} bytes early")
+                left -= len(piece)
+                held += len(piece)
+                pieces.append(piece)
+                if held > _SMALL:
+                    self._put(b"".join(pieces))
+                    pieces.clear()
+                    held = 0
+            pieces.append(bytes(zeros))
+            held += zeros
+            total += length + zeros
+        pieces.append(bytes(-total % BLOCK))
+        self._put(b"".join(pieces))
+        if data is not None and data.read(1):
+            raise _changed(name, "it has more bytes than announced")
 
 
-def _encode(member: Member) -> tuple[bytes, int]:
-    """The headers of a member, a sparse map included, and the number of data bytes to follow."""
+_Run = tuple[int, int]
+"""Bytes to take from the data, and zeros to write after them."""
+
+
+def _encode(member: Member) -> tuple[bytes, list[_Run]]:
+    """The headers of a member, a sparse map included, and what follows them."""
     _check(member)
     records = {
         pax.SCHILY_XATTR + pax.escape(key.encode("utf-8", "surrogateescape")): value
         for key, value in member.xattrs.items()
     }
-    name, stored, sparse_map = member.name, member.size, b""
+    if member.sparse is None:
+        header = _header(member, member.size, records)
+        runs = [(member.size, 0)] if member.size else []
+        return (_extended(records, member.name) if records else b"") + header, runs
+    pieces, runs = _sparse_pieces(member)
+    text = b"".join(b"%d\n%d\n" % piece for piece in pieces)
+    leading = b"%d\n%s" % (len(pieces), text)
+    leading += bytes(-len(leading) % BLOCK)
+    records[b"GNU.sparse.major"], records[b"GNU.sparse.minor"] = b"1", b"0"
+    records[b"GNU.sparse.realsize"] = b"%d" % member.size
+    header = _header(member, len(leading) + sum(length for _, length in pieces), records)
+    return _extended(records, member.name) + header + leading, runs
+
+
+def _sparse_pieces(member: Member) -> tuple[list[tuple[int, int]], list[_Run]]:
+    """The pieces to write, and what to write into them.
+
+    GNU tar keeps every piece in whole blocks of its own, others keep pieces back to back: so that all read the same,
+    every piece is made whole blocks long, with zeros of the hole after it, and joined with the next where that one
+    begins too soon. Last comes an empty piece at the end of the file, from which GNU tar learns the size.
+    """
+    pieces: list[tuple[int, int]] = []
+    runs: list[_Run] = []
+    start = end = 0
+    for offset, length in (*(member.sparse or ()), (member.size, 0)):
+        wanted = end + -(end - start) % BLOCK
+        if runs:
+            runs[-1] = (runs[-1][0], min(wanted, offset) - end)
+        if wanted <= offset:
+            if runs:
+                pieces.append((start, wanted - start))
+            start = offset
+        end = offset + length
+        if length:
+            runs.append((length, 0))
+    pieces.append((start, end - start))
+    return pieces, runs
+
+
+def _header(member: Member, size: int, records: dict[bytes, bytes]) -> bytes:
+    """The ustar header; adds to ``records`` what does not fit."""
+    name = member.name
     if member.sparse is not None:
-        sparse_map, stored = _sparse_map(member)
-        records[b"GNU.sparse.major"], records[b"GNU.sparse.minor"] = b"1", b"0"
+        # Who knows no sparse files shall not take the pieces for the file.
         _add_path(b"GNU.sparse.name", name, records)
-        records[b"GNU.sparse.realsize"] = b"%d" % member.size
         directory, slash, base = name.rpartition(b"/")
         name = directory + slash + b"GNUSparseFile.0/" + base
-    header = _header(member, name, stored + len(sparse_map), records)
-    if records:
-        header = _extended(records, member.name) + header
-    return header + sparse_map, stored
-
-
-def _header(member: Member, name: bytes, size: int, records: dict[bytes, bytes]) -> bytes:
-    """The ustar header; adds to ``records`` what does not fit."""
     split = _split(name) if _is_plain(name) else None
     if split is None:
-        _add_path(b"path", name, records)
+        if member.sparse is None:
+            _add_path(b"path", name, records)
         split = b"", _ascii(name)[:_NAME]
     link = member.linkname if member.type in _LINKS else b""
     if len(link) > _NAME or not _is_plain(link):
@@ -214,21 +253,6 @@ def _ascii(name: bytes) -> bytes:
     return bytes(byte for byte in name if byte < 0x80)
 
 
-def _sparse_map(member: Member) -> tuple[bytes, int]:
-    end = stored = 0
-    lines = []
-    for offset, length in member.sparse or ():
-        if offset < end or length <= 0 or offset + length > member.size:
-            raise _invalid(member, "its sparse map overlaps or is out of range")
-        end = offset + length
-        stored += length
-        lines.append(b"%d\n%d\n" % (offset, length))
-    if end < member.size or not lines:  # GNU tar learns the size of a file that ends in a hole from here
-        lines.append(b"%d\n0\n" % member.size)
-    text = b"%d\n%s" % (len(lines), b"".join(lines))
-    return text + bytes(-len(text) % BLOCK), stored
-
-
 def _check(member: Member) -> None:
     kind = member.type
     if not member.name or 0 in member.name or 0 in member.linkname:
@@ -244,8 +268,19 @@ def _check(member: Member) -> None:
     numbers_fit = 0 <= member.major <= _OCTAL_7 and 0 <= member.minor <= _OCTAL_7
     if not numbers_fit or not 0 <= member.size <= MAX_SIZE:
         raise _invalid(member, "a size or device number out of range")
+    if not _is_map(member.sparse or (), member.size):
+        raise _invalid(member, "its sparse map overlaps or is out of range")
     if any(not key or "\0" in key for key in member.xattrs):
         raise _invalid(member, "the name of an extended attribute is empty or holds a NUL")
+
+
+def _is_map(pieces: tuple[tuple[int, int], ...], size: int) -> bool:
+    end = 0
+    for offset, length in pieces:
+        if offset < end or length <= 0:
+            return False
+        end = offset + length
+    return end <= size
 
 
 def _invalid(member: Member, reason: str) -> InvalidInput:
