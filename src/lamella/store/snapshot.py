@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -100,8 +100,7 @@ class Snapshot:
         Raises FailedPrecondition if it is mounted already, by anybody, and AccessDenied or Unsupported from the driver.
         """
         snapshotter, catalog = self._store.snapshotter, self._store.catalog
-        lock = snapshotter.lock(self.key)
-        try:
+        with snapshotter.lock(self.key):
             live = self.mounted
             if live is not None:
                 raise FailedPrecondition(
@@ -119,21 +118,16 @@ class Snapshot:
                 mounting.unmount(mounted)
                 raise
             return mounted
-        finally:
-            lock.release()
 
     def detach(self) -> None:
         """Unmount. Raises FailedPrecondition if it is not mounted, or if something still uses it."""
-        lock = self._store.snapshotter.lock(self.key)
-        try:
+        with self._store.snapshotter.lock(self.key):
             mounted = self.mounted
             if mounted is None:
                 self._store.catalog.set_mounted(self.key, "", expect=None)
                 raise FailedPrecondition("the snapshot is not mounted", code="snapshot-not-mounted", subject=self.key)
             mounting.unmount(mounted)
             self._store.catalog.set_mounted(self.key, "", expect=None)
-        finally:
-            lock.release()
 
     # -- reading
 
@@ -168,10 +162,9 @@ class Snapshot:
             raise InvalidInput("author and comment are part of the recipe", code="commit-arguments")
         reference = None if name is None else Reference.parse(name)
         image = self.image
-        old, new = self._store.snapshotter.trees(self.key, self._stack(), progress=progress)
-        changes = compare(old, new)
-        with self._store.creator(f"commit {self.key}", progress) as creator:
-            child = creator.commit(image, old, new, changes, recipe, reference)
+        with self._store.snapshotter.lock(self.key), self._store.creator(f"commit {self.key}", progress) as creator:
+            old, new = self._store.snapshotter.trees(self.key, self._stack(), progress=progress)
+            child = creator.commit(image, old, new, compare(old, new), recipe, reference)
         self._store.sync_layout()
         return child
 
@@ -184,28 +177,23 @@ class Snapshot:
 
         Raises FailedPrecondition while it is mounted.
         """
-        lock = self._store.snapshotter.lock(self.key)
-        try:
+        with self._store.snapshotter.lock(self.key):
             self._refuse_mounted("rolled back")
             with self._store.lease(f"rollback {self.key}") as lease:
                 self._store.snapshotter.roll_back(self.key, self._stack(), lease.directory, progress=progress)
-        finally:
-            lock.release()
 
     def remove(self, *, force: bool = False) -> None:
         """Remove the snapshot and what was written to it. A mounted one is refused, or with ``force`` unmounted."""
-        lock = self._store.snapshotter.lock(self.key) if self._store.snapshotter.path(self.key).is_dir() else None
-        try:
+        snapshotter = self._store.snapshotter
+        has_directory = snapshotter.path(self.key).is_dir()
+        with snapshotter.lock(self.key) if has_directory else nullcontext():
             mounted = self.mounted
             if mounted is not None and force:
                 mounting.unmount(mounted)
             else:
                 self._refuse_mounted("removed")
             self._store.catalog.remove_snapshot(self.key)
-            self._store.snapshotter.remove(self.key)
-        finally:
-            if lock is not None:
-                lock.release()
+            snapshotter.remove(self.key)
 
     def _refuse_mounted(self, what: str) -> None:
         mounted = self.mounted

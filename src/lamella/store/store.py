@@ -201,11 +201,14 @@ class Store:
         *,
         format: ArchiveKind = "oci-archive",
         legacy: bool = False,
+        platform: Platform | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> None:
         """Write images to an OCI layout (``oci-dir``, ``oci-archive``) or a ``docker-archive``; None is stdout.
 
-        What was received is written as it is. A directory that has some of the blobs gets only the others.
+        What was received is written as it is. A directory that has some of the blobs gets only the others. An index is
+        written whole, or with ``platform`` the one image that fits; a docker archive, which has no indexes, gets this
+        machine's.
         """
         with self.lease(f"save {path or '-'}") as lease:
             chosen = []
@@ -215,7 +218,8 @@ class Store:
                 chosen.append((document, _names_for(self.graph, text, document.digest)))
             sink = create_sink(format, path, legacy=legacy, spool=lease.directory, limits=self.limits)
             source = StoreSource(self.graph, chosen)
-            platform = Platform.host() if format == "docker-archive" else None
+            if platform is None and format == "docker-archive":
+                platform = Platform.host()
             copy_images(source, sink, platform=platform, limits=self.limits, progress=progress)
 
     def export(
@@ -287,7 +291,7 @@ class Store:
         record = origin.record
         key = self._new_key(key)
         stack = Stack(mounting.driver(record.driver), origin.image.diff_ids)
-        with self.lease(f"fork {source}") as lease:
+        with self.snapshotter.lock(source), self.lease(f"fork {source}") as lease:
             lease.hold(origin.image.digest)
             built = self.snapshotter.build_fork(source, stack, lease.directory)
             fork = SnapshotRecord(key, record.image, source, True, record.driver, datetime.now(UTC))

@@ -1,0 +1,195 @@
+"""``make bench``: prints a table, and with ``--write`` puts it into benchmarks/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.image import make_layout
+from benchmarks.measure import LAMELLA, Sample, fresh_file_system, have, median, repeat, run, sync
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: Lamella and a peer on the same work."""
+
+    what: str
+    ours: Sample
+    peer: str
+    theirs: Sample | None
+
+    def text(self) -> str:
+        """The line in Markdown; the ratio is the peer's time over ours."""
+        ours = f"{self.ours.seconds:.2f} s, {self.ours.peak_mib:.0f} MiB"
+        if self.theirs is None:
+            return f"| {self.what} | {ours} | {self.peer} | - |"
+        ratio = self.theirs.seconds / self.ours.seconds
+        return (
+            f"| {self.what} | {ours} | {self.peer}: {self.theirs.seconds:.2f} s, {self.theirs.peak_mib:.0f} MiB "
+            f"| {ratio:.2f} |"
+        )
+
+
+class Bench:
+    """The benchmarks, in the order in which they are printed."""
+
+    def __init__(self, work: Path, runs: int) -> None:
+        self.work, self.runs = work, runs
+        self.layout = make_layout(work)
+        self.rows: list[Row] = []
+
+    def add(self, what: str, ours: Sample, *others: tuple[str, Callable[[], Sample] | None]) -> None:
+        """Measure the peers that are installed and keep the rows."""
+        for name, measure in others:
+            row = Row(what, ours, name, None if measure is None else measure())
+            self.rows.append(row)
+            print(row.text(), flush=True)
+
+    def _on_fresh(self, act: Callable[[Path], Sample]) -> Sample:
+        samples = []
+        for _ in range(self.runs):
+            with fresh_file_system(self.work) as fs:
+                sync()
+                samples.append(act(fs))
+        return median(samples)
+
+    def _lamella(self, fs: Path, *words: str) -> Sample:
+        return run([*LAMELLA, "--root", str(fs / "store"), "--progress", "none", *words])
+
+    # -- what is measured
+
+    def load(self) -> None:
+        """Blobs to an extracted tree, and blobs to an indexed store."""
+
+        def extracted(fs: Path) -> Sample:
+            first = self._lamella(fs, "load", "-i", str(self.layout))
+            second = self._lamella(fs, "create", "bench", "--name", "work")
+            return Sample(first.seconds + second.seconds, max(first.peak_mib, second.peak_mib))
+
+        ours = self._on_fresh(extracted)
+        self.add(
+            "load, to an extracted tree",
+            ours,
+            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
+            ("podman load (overlay)", self._peer("podman", lambda fs: peers.podman_load(self.layout, fs))),
+        )
+        indexed = self._on_fresh(lambda fs: self._lamella(fs, "load", "-i", str(self.layout)))
+        blobs = sorted((self.layout / "blobs/sha256").iterdir(), key=lambda path: -path.stat().st_size)[:3]
+        listing = " ; ".join(f"gzip -dc {blob} | tar t >/dev/null" for blob in blobs)
+        self.add(
+            "load, verified and indexed only",
+            indexed,
+            ("gzip -dc, tar t", lambda: repeat(self.runs, lambda: run(["sh", "-ec", listing]))),
+            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
+        )
+
+    def commit(self) -> None:
+        """5,000 changed files: what changed, and the commit of it."""
+        change = [sys.executable, str(HERE / "change.py")]
+        diffs: list[Sample] = []
+
+        def committed(fs: Path) -> Sample:
+            self._lamella(fs, "load", "-i", str(self.layout))
+            self._lamella(fs, "create", "bench", "--name", "work")
+            where = run_text([*LAMELLA, "--root", str(fs / "store"), "mount", "work"]).strip()
+            run([*change, where])
+            self._lamella(fs, "umount", "work")
+            diffs.append(self._lamella(fs, "diff", "work"))
+            return self._lamella(fs, "commit", "work", "changed")
+
+        ours = self._on_fresh(committed)
+
+        def repacked(fs: Path) -> Sample:
+            copy = fs / "layout"
+            run(["cp", "-r", str(self.layout), str(copy)])
+            peers.umoci_unpack(copy, fs)
+            run([*change, str(fs / "bundle" / "rootfs")])
+            return peers.umoci_repack(copy, fs)
+
+        buildah = self._peer("buildah", lambda fs: peers.buildah_commit(self.layout, fs, change))
+        umoci = self._peer("umoci", repacked)
+        self.add("commit of 5,000 changed files", ours, ("buildah commit", buildah), ("umoci repack", umoci))
+        self.add("diff of 5,000 changed files", median(diffs), ("umoci repack", umoci))
+
+    def open_one(self) -> None:
+        """One file of the image, against unpacking it all."""
+        with fresh_file_system(self.work) as fs:
+            self._lamella(fs, "load", "-i", str(self.layout))
+            path = "/usr/lib/part2/d0100/file04000.py"
+            ours = repeat(self.runs, lambda: self._lamella(fs, "cat", "bench", path))
+        self.add(
+            "one file of the image",
+            ours,
+            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
+        )
+
+    def start(self) -> None:
+        """Starting up."""
+        ours = repeat(15, lambda: run([*LAMELLA, "--version"]))
+        self.add(
+            "lamella --version",
+            ours,
+            ("python -c pass", lambda: repeat(15, lambda: run([sys.executable, "-c", "pass"]))),
+        )
+
+    def memory(self) -> None:
+        """Peak memory of a load must not grow with the image: the same files, four times the bytes."""
+        with tempfile.TemporaryDirectory(dir=self.work) as large:
+            layout = make_layout(Path(large), files=33_000, total=2_160_000_000)
+            with fresh_file_system(self.work) as fs:
+                ours = self._lamella(fs, "load", "-i", str(layout))
+            small = self._on_fresh(lambda fs: self._lamella(fs, "load", "-i", str(self.layout)))
+        self.add("load of four times the bytes", ours, ("the load of the image itself", lambda: small))
+
+    def _peer(self, tool: str, act: Callable[[Path], Sample]) -> Callable[[], Sample] | None:
+        return (lambda: self._on_fresh(act)) if have(tool) else None
+
+
+def run_text(command: list[str]) -> str:
+    """The standard output of a command."""
+    import subprocess
+
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", help="load, commit, open_one, start, memory (default: all)")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lamella-bench")
+    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.work, options.runs)
+    cores = len(os.sched_getaffinity(0))
+    heading = (
+        f"Linux {platform.release()}, {cores} cores, Python {platform.python_version()}, medians of {options.runs} runs.\n\n"
+        "| what | Lamella | peer | peer's time over ours |\n|---|---|---|---|"
+    )
+    print(heading, flush=True)
+    for name in options.names or ("load", "commit", "open_one", "start", "memory"):
+        getattr(bench, name)()
+    if options.write:
+        write_table("\n".join([heading, *(row.text() for row in bench.rows)]))
+
+
+def write_table(table: str) -> None:
+    """Replace the table between the marks of README.md."""
+    readme = HERE / "README.md"
+    head, _, rest = readme.read_text().partition("<!-- table -->\n")
+    _, _, tail = rest.partition("<!-- end -->")
+    readme.write_text(f"{head}<!-- table -->\n{table}\n<!-- end -->{tail}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Running a command and taking its time and its peak memory; a fresh file system for each run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run: wall seconds, and the peak resident memory of the largest process in MiB."""
+
+    seconds: float
+    peak_mib: float
+
+
+def run(command: list[str], **kwargs: object) -> Sample:
+    """Run ``command`` to its end; raises with its output if it fails."""
+    with tempfile.TemporaryFile() as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **kwargs)  # type: ignore[call-overload]
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            text = output.read()[-2000:].decode(errors="replace")
+            raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{text}")
+    return Sample(seconds, usage.ru_maxrss / 1024)
+
+
+@contextmanager
+def fresh_file_system(where: Path, gib: int = 12) -> Iterator[Path]:
+    """An empty ext4 on a loop device, mounted; without root, an empty directory. Gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="fs-", dir=where))
+    image = directory / "disk"
+    mounted = False
+    target = directory / "mnt"
+    target.mkdir()
+    try:
+        if os.geteuid() == 0 and shutil.which("mkfs.ext4"):
+            with open(image, "wb") as file:
+                file.truncate(gib << 30)
+            subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", str(image)], check=True)
+            subprocess.run(["mount", "-o", "loop", str(image), str(target)], check=True)
+            mounted = True
+        yield target
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-R", "-l", str(target)], check=False)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def sync() -> None:
+    """Leave nothing to write back to the next run."""
+    os.sync()
+
+
+def median(samples: list[Sample]) -> Sample:
+    """The median time of several runs, and the highest memory."""
+    return Sample(statistics.median(s.seconds for s in samples), max(s.peak_mib for s in samples))
+
+
+def repeat(times: int, once: Callable[[], Sample]) -> Sample:
+    """The median of ``times`` runs."""
+    samples = []
+    for _ in range(times):
+        sync()
+        samples.append(once())
+    return median(samples)
+
+
+LAMELLA = [sys.executable, "-m", "lamella"]
+
+
+def have(tool: str) -> bool:
+    """Whether a peer is installed."""
+    return shutil.which(tool) is not None
