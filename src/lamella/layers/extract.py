@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec
 
+from lamella._sys.beneath import RootDir
 from lamella._sys.files import map_os_error
 from lamella.archive import whiteouts
 from lamella.errors import Integrity, LamellaError, Unsupported, printable
@@ -59,12 +60,12 @@ def extract(
 ) -> Extracted:
     """Write what leads from ``old`` to ``new`` (all of ``new`` if ``old`` is None) into the empty directory ``target``.
 
-    With ``old``, what is gone is written as whiteouts of ``form``. ``lowers`` are the directories that the layers below
-    were written to, by their position: a name that links to a file of theirs becomes a link to it. Nothing is synced:
-    that is for whoever makes the directory visible. What the file system or the caller's rights cannot hold is noted,
-    never skipped in silence.
+    With ``old``, what is gone is written as whiteouts of ``form``. ``lowers`` are the directories that the layers of
+    ``old`` were written to, bottom first: a name that links to a file of theirs becomes a link to it. Nothing is
+    synced: that is for whoever makes the directory visible. What the file system or the caller's rights cannot hold is
+    noted, never skipped in silence.
     """
-    job = _Extraction(new, target, form, lowers, progress, key)
+    job = _Extraction(new, target, form, _Lowers(old, lowers), progress, key)
     pool = ThreadPoolExecutor(workers, "extract")
     try:
         job.run(None if old is None else old.root, pool)
@@ -80,16 +81,58 @@ def dress_directory(path: Path, entry: Entry, form: Form) -> None:
     """Give the directory ``path``, the top of a branch of ``form``, the owner, mode, xattrs and times of ``entry``."""
     empty = MergedTree()
     empty.root = Node(entry, 0, {}, None)
-    job = _Extraction(empty, path, form, (), NO_PROGRESS, "")
+    job = _Extraction(empty, path, form, _Lowers(None, ()), NO_PROGRESS, "")
     try:
         job.finish_directory(b"", entry)
     finally:
         job.close()
 
 
+class _Lowers:
+    """The directories that the layers of a tree were written to, bottom first."""
+
+    def __init__(self, tree: MergedTree | None, directories: Sequence[Path]) -> None:
+        self._tree, self._directories = tree, directories
+        self._names: dict[int, bytes] | None = None
+
+    def link(self, node: Node, path: bytes, root: int) -> bool:
+        """Make ``path`` below ``root`` a link to the file that is ``node``; False where that cannot be.
+
+        The file is looked for under the name that it has in the tree, which need not be that of its member: the topmost
+        directory that has this name has the file that shows under it.
+        """
+        if self._tree is None or node.layer >= len(self._directories):
+            return False
+        if self._names is None:
+            self._names = {}
+            for name, found in self._tree.walk():
+                if found.children is None:
+                    self._names.setdefault(id(found), name)
+        name = self._names.get(id(node))
+        if name is None:
+            return False
+        parent, _, last = name.rpartition(b"/")
+        for directory in reversed(self._directories):
+            try:
+                with RootDir(directory) as lower:
+                    fd = lower.open(parent, os.O_PATH | os.O_DIRECTORY, links="refuse")
+            except OSError:
+                continue
+            try:
+                os.link(last, path, src_dir_fd=fd, dst_dir_fd=root, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
+            finally:
+                os.close(fd)
+            return True
+        return False
+
+
 class _Extraction:
     def __init__(
-        self, tree: MergedTree, target: Path, form: Form, lowers: Sequence[Path], progress: Progress, key: str
+        self, tree: MergedTree, target: Path, form: Form, lowers: _Lowers, progress: Progress, key: str
     ) -> None:
         self._tree, self._form, self._lowers, self._progress, self._key = tree, form, lowers, progress, key
         self._root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -150,21 +193,10 @@ class _Extraction:
             if first != path:
                 self._links.append((first, path))
                 return
-            if node.layer < len(self._lowers) and self._link_to_lower(path, node):
+            if self._lowers.link(node, path, self._root):
+                self.result.entries += 1
                 return
         files.append((path, node))
-
-    def _link_to_lower(self, path: bytes, node: Node) -> bool:
-        """Make ``path`` a link to the file that an earlier layer wrote; False where it has to be copied instead."""
-        below = os.open(self._lowers[node.layer], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.link(node.entry.path, path, src_dir_fd=below, dst_dir_fd=self._root, follow_symlinks=False)
-        except OSError:
-            return False
-        finally:
-            os.close(below)
-        self.result.entries += 1
-        return True
 
     def _make(self, path: bytes, act: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
