@@ -173,7 +173,8 @@ def main() -> None:
     bench = Bench(options.work, options.runs)
     cores = len(os.sched_getaffinity(0))
     heading = (
-        f"Linux {platform.release()}, {cores} cores, Python {platform.python_version()}, medians of {options.runs} runs.\n\n"
+        f"Linux {platform.release()}, {cores} cores, Python {platform.python_version()}, "
+        f"medians of {options.runs} runs.\n\n"
         "| what | Lamella | peer | peer's time over ours |\n|---|---|---|---|"
     )
     print(heading, flush=True)
