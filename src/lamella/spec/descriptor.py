@@ -12,6 +12,8 @@ from lamella.spec.digest import Digest
 from lamella.spec.jsondoc import Object
 from lamella.spec.platform import Platform
 
+_MAX_SIZE = (1 << 63) - 1
+
 REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -22,23 +24,23 @@ class Descriptor:
     media_type: str
     digest: Digest
     size: int
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     platform: Platform | None = None
     artifact_type: str = ""
     urls: tuple[str, ...] = ()
 
     @classmethod
     def from_object(cls, obj: object, what: str = "descriptor") -> Self:
-        """Read a descriptor. Raises InvalidInput for missing or wrong-typed fields and a negative size."""
+        """Read a descriptor. Raises InvalidInput for missing or wrong-typed fields and an impossible size."""
         if not isinstance(obj, dict):
             raise InvalidInput(f"{what} is not a JSON object", code="document-type")
         size = jsondoc.field(obj, "size", int, what)
-        if size < 0:
-            raise InvalidInput(f"'size' of {what} is negative", code="descriptor-size")
+        if not 0 <= size <= _MAX_SIZE:
+            raise InvalidInput(f"'size' of {what} is {str(size)[:40]}", code="descriptor-size")
         platform = jsondoc.optional(obj, "platform", dict, what)
         return cls(
             jsondoc.field(obj, "mediaType", str, what),
-            Digest.parse(obj.get("digest")),
+            jsondoc.digest(jsondoc.field(obj, "digest", str, what), f"'digest' of {what}"),
             size,
             jsondoc.string_map(obj, "annotations", what),
             None if platform is None else Platform.from_object(platform, f"platform of {what}"),

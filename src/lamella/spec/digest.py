@@ -16,6 +16,7 @@ ALGORITHMS = {"sha256": 64, "sha512": 128}
 """The algorithms that are accepted, each with the length of its hexadecimal form."""
 
 _HEX = re.compile(r"[0-9a-f]+")
+_GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,12 +28,15 @@ class Digest:
 
     def __post_init__(self) -> None:
         if ALGORITHMS.get(self.algorithm) != len(self.hex) or not _HEX.fullmatch(self.hex):
-            shown = f"{self.algorithm}:{self.hex}"[:150]
-            raise InvalidInput(f"'{shown}' is not a sha256 or sha512 digest", code="digest-syntax")
+            raise _refusal(f"{self.algorithm}:{self.hex}"[:1000], self.algorithm)
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read ``algorithm:hex``. Raises InvalidInput for anything else, wrong types included."""
+        """Read ``algorithm:hex``.
+
+        Raises InvalidInput for anything else, wrong types included (``digest-syntax``), and for a digest of an
+        algorithm that cannot be verified here (``digest-algorithm``).
+        """
         if not isinstance(text, str):
             raise InvalidInput(f"a digest must be a string, not {type(text).__name__}", code="digest-syntax")
         algorithm, _, value = text.partition(":")
@@ -41,7 +45,9 @@ class Digest:
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Self:
         """The digest of ``data``."""
-        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
+        hasher = cls.hasher_of(algorithm)
+        hasher.update(data)
+        return cls.finish(hasher)
 
     @staticmethod
     def hasher_of(algorithm: str = "sha256") -> _Hash:
@@ -66,6 +72,13 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+def _refusal(text: str, algorithm: str) -> InvalidInput:
+    shown = f"'{text[:150]}'"
+    if algorithm not in ALGORITHMS and _GRAMMAR.fullmatch(text):
+        return InvalidInput(f"{shown} is of an algorithm that cannot be verified", code="digest-algorithm")
+    return InvalidInput(f"{shown} is not a sha256 or sha512 digest", code="digest-syntax")
 
 
 def chain_ids(diff_ids: list[Digest] | tuple[Digest, ...]) -> list[Digest]:

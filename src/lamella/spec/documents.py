@@ -6,8 +6,10 @@ schema 2, whose documents differ in media types only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -27,15 +29,18 @@ def _schema_version(obj: Object, what: str) -> None:
 
 
 def _descriptors(obj: Object, key: str, what: str) -> tuple[Descriptor, ...]:
+    if key in obj and obj[key] is None:
+        return ()  # what Go writes for a list that was never filled
     values: list[Any] = jsondoc.field(obj, key, list, what)
     return tuple(Descriptor.from_object(v, f"{key}[{i}] of {what}") for i, v in enumerate(values))
 
 
-def _media_type(obj: Object, stated: str, allowed: frozenset[str], what: str) -> str:
+def _media_type(obj: Object, stated: str, allowed: frozenset[str], default: str, what: str) -> str:
+    """The media type that the document states or was offered as; ``default`` if nobody says."""
     own = jsondoc.optional(obj, "mediaType", str, what)
     if own and stated and own != stated:
         raise InvalidInput(f"{what} says it is a {own}, but was offered as a {stated}", code="media-type-mismatch")
-    result = own or stated
+    result = own or stated or default
     if result not in allowed:
         raise Unsupported(f"{what} has the media type '{result[:100]}'", code="media-type")
     return result
@@ -51,7 +56,7 @@ class Manifest:
     layers: tuple[Descriptor, ...]
     subject: Descriptor | None
     artifact_type: str
-    annotations: Mapping[str, str]
+    annotations: Mapping[str, str] = field(hash=False)
 
     @classmethod
     def parse(cls, raw: bytes, media_type: str = "", *, limits: Limits = DEFAULT_LIMITS) -> Self:
@@ -67,15 +72,14 @@ class Manifest:
             raise InvalidInput(
                 "the manifest has 'manifests': it could be taken for an index", code="document-ambiguous"
             )
-        stated = media_type or (media.OCI_MANIFEST if "mediaType" not in obj else "")
         layers = _descriptors(obj, "layers", what)
         if len(layers) > limits.layers:
             raise ResourceExhausted(f"{len(layers)} layers, over the limit of {limits.layers}", code="layer-count")
         subject = obj.get("subject")
         return cls(
             raw,
-            _media_type(obj, stated, media.MANIFESTS, what),
-            Descriptor.from_object(obj.get("config"), "config of manifest"),
+            _media_type(obj, media_type, media.MANIFESTS, media.OCI_MANIFEST, what),
+            Descriptor.from_object(jsondoc.field(obj, "config", dict, what), "config of manifest"),
             layers,
             None if subject is None else Descriptor.from_object(subject, "subject of manifest"),
             jsondoc.optional(obj, "artifactType", str, what) or "",
@@ -103,7 +107,7 @@ class Index:
     raw: bytes
     media_type: str
     manifests: tuple[Descriptor, ...]
-    annotations: Mapping[str, str]
+    annotations: Mapping[str, str] = field(hash=False)
 
     @classmethod
     def parse(cls, raw: bytes, media_type: str = "", *, limits: Limits = DEFAULT_LIMITS) -> Self:
@@ -115,10 +119,9 @@ class Index:
             raise InvalidInput(
                 "the index has 'layers' or 'config': it could be taken for a manifest", code="document-ambiguous"
             )
-        stated = media_type or (media.OCI_INDEX if "mediaType" not in obj else "")
         return cls(
             raw,
-            _media_type(obj, stated, media.INDEXES, what),
+            _media_type(obj, media_type, media.INDEXES, media.OCI_INDEX, what),
             _descriptors(obj, "manifests", what),
             jsondoc.string_map(obj, "annotations", what),
         )
@@ -145,11 +148,11 @@ class ImageConfig:
     """An image configuration: what to run, on which platform, and the diff_ids of its layers, bottom first."""
 
     raw: bytes
-    fields: Object
+    fields: Object = field(hash=False)
     platform: Platform
     created: datetime | None
     author: str
-    config: Object
+    config: Object = field(hash=False)
     diff_ids: tuple[Digest, ...]
     history: tuple[HistoryRecord, ...]
 
@@ -157,15 +160,20 @@ class ImageConfig:
     def parse(cls, raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Self:
         """Read a configuration.
 
-        Raises InvalidInput for wrong-typed fields, a rootfs that is no list of layers, and a history that counts other
-        than as many layers as there are; unknown fields are kept in ``raw`` and ``fields``.
+        Raises InvalidInput for missing and wrong-typed fields and for a history of more layers than there are (of fewer
+        is common: what was imported has none), Unsupported for a rootfs that is no list of layers, ResourceExhausted
+        for too many; unknown fields are kept in ``raw`` and ``fields``.
         """
         what = "image config"
         obj = jsondoc.parse_object(raw, what, limits=limits)
-        rootfs: Object = jsondoc.field(obj, "rootfs", dict, what, {})
+        rootfs: Object = jsondoc.field(obj, "rootfs", dict, what)
         if jsondoc.field(rootfs, "type", str, "rootfs of image config", "layers") != "layers":
             raise Unsupported("the rootfs of the image config is not of type 'layers'", code="rootfs-type")
+        diff_ids = _diff_ids(rootfs, limits)
         history = tuple(_history(h) for h in jsondoc.field(obj, "history", list, what, []))
+        counted = sum(not record.empty_layer for record in history)
+        if counted > len(diff_ids):
+            raise InvalidInput(f"its history has {counted} layers, its rootfs {len(diff_ids)}", code="history-layers")
         return cls(
             raw,
             obj,
@@ -173,7 +181,7 @@ class ImageConfig:
             parse_time(jsondoc.optional(obj, "created", str, what)),
             jsondoc.optional(obj, "author", str, what) or "",
             _run_config(obj),
-            tuple(Digest.parse(d) for d in jsondoc.strings(rootfs, "diff_ids", "rootfs of image config")),
+            diff_ids,
             history,
         )
 
@@ -191,6 +199,14 @@ class ImageConfig:
     def labels(self) -> dict[str, str]:
         """The labels that the image carries."""
         return jsondoc.string_map(self.config, "Labels", "config of image config")
+
+
+def _diff_ids(rootfs: Object, limits: Limits) -> tuple[Digest, ...]:
+    what = "rootfs of image config"
+    texts = jsondoc.strings(rootfs, "diff_ids", what)
+    if len(texts) > limits.layers:
+        raise ResourceExhausted(f"{len(texts)} layers, over the limit of {limits.layers}", code="layer-count")
+    return tuple(jsondoc.digest(text, f"diff_ids[{n}] of {what}") for n, text in enumerate(texts))
 
 
 _RUN_LISTS = ("Env", "Entrypoint", "Cmd", "OnBuild", "Shell")
@@ -225,22 +241,34 @@ def _history(obj: object) -> HistoryRecord:
     )
 
 
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
 def parse_time(text: str | None) -> datetime | None:
-    """An RFC 3339 time with any number of fractional digits, cut to microseconds. Raises InvalidInput."""
+    """An RFC 3339 time with any number of fractional digits, cut to microseconds. Raises InvalidInput.
+
+    None for no text, and for the first moment of the year 1 in UTC: Go's zero time, which means that none was set.
+    """
     if not text:
         return None
-    base, dot, rest = text.partition(".")
-    if dot:
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-        text = f"{base}.{digits[:6]:0<6}{rest[len(digits):]}"
+    found = _TIME.fullmatch(text)
     try:
-        moment = datetime.fromisoformat(text)
+        if found is None:
+            raise ValueError(text)
+        day, clock, fraction, zone = found.groups()
+        moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '')[:6]:0<6}{zone.upper()}")
     except ValueError:
         raise InvalidInput(f"'{text[:60]}' is not an RFC 3339 time", code="time-syntax") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None if moment == _ZERO_TIME else moment
+
+
+_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC, with a fraction only where there is one."""
-    text = moment.astimezone(UTC).isoformat()
-    return text.replace("+00:00", "Z")
+    """RFC 3339 in UTC, with a fraction only where there is one. ``moment`` has a time zone."""
+    with suppress(OverflowError):  # within a day of the first or the last moment there is: keeps its own zone
+        moment = moment.astimezone(UTC)
+    return moment.isoformat().replace("+00:00", "Z")

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any, TypeVar
 
 from lamella.errors import InvalidInput, ResourceExhausted
+from lamella.spec.digest import Digest
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 
 T = TypeVar("T")
 Object = dict[str, Any]
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
 
 def parse_object(raw: bytes, what: str, *, limits: Limits = DEFAULT_LIMITS) -> Object:
     """Parse ``raw`` as one JSON object of UTF-8.
 
-    Raises InvalidInput for malformed JSON, a duplicate key, a value that JSON does not have (NaN) or a top level that
-    is no object, and ResourceExhausted for a document over the limits; ``what`` names the document in the message.
+    Raises InvalidInput for malformed JSON, a duplicate key, a number that is none or is infinite, text that is no
+    Unicode (half a surrogate pair) or a top level that is no object, and ResourceExhausted for a document over the
+    limits; ``what`` names the document in the message.
     """
     value = _parse(raw, what, limits)
     if not isinstance(value, dict):
@@ -46,15 +52,37 @@ def _parse(raw: bytes, what: str, limits: Limits) -> Any:
             raise InvalidInput(f"{what} has the key '{twice[:80]}' twice", code="document-duplicate-key")
         return result
 
-    def constant(name: str) -> Any:
-        raise InvalidInput(f"{what} has the number {name}, which JSON does not have", code="document-syntax")
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):  # NaN and Infinity, which JSON does not have, and what is too large, as 1e999
+            raise InvalidInput(f"{what} has the number {text[:40]}", code="document-syntax")
+        return value
 
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        text = raw.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=number, parse_float=number)
+        if _SURROGATE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # a pair has become one character, a half cannot
     except RecursionError:
-        raise ResourceExhausted(f"{what} is nested too deeply", code="document-depth") from None
-    except (UnicodeDecodeError, ValueError) as error:
+        raise _too_deep(what) from None
+    except ValueError as error:  # UnicodeError is one
         raise InvalidInput(f"{what} is not JSON: {error}", code="document-syntax") from None
+    _check_depth(value, what, limits.document_depth)
+    return value
+
+
+def _check_depth(value: Any, what: str, limit: int) -> None:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(limit):
+        members = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [member for group in members for member in group if isinstance(member, (dict, list))]
+        if not level:
+            return
+    raise _too_deep(what)
+
+
+def _too_deep(what: str) -> ResourceExhausted:
+    return ResourceExhausted(f"{what} is nested too deeply", code="document-depth")
 
 
 def field(obj: Object, key: str, kind: type[T], what: str, default: T | None = None) -> T:
@@ -93,6 +121,14 @@ def string_map(obj: Object, key: str, what: str) -> dict[str, str]:
     if not all(isinstance(value, str) for value in values.values()):
         raise InvalidInput(f"'{key}' of {what} has a value that is no string", code="document-wrong-type")
     return values
+
+
+def digest(value: str, what: str) -> Digest:
+    """The digest that ``value`` is. Raises InvalidInput, about ``what``."""
+    try:
+        return Digest.parse(value)
+    except InvalidInput as error:
+        raise error.about(subject=what) from None
 
 
 def render(obj: Any) -> bytes:

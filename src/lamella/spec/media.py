@@ -21,8 +21,9 @@ _LAYER_BASES = (
     DOCKER_LAYER,
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
-_LAYER_SUFFIXES = ("", "+gzip", ".gzip", "+zstd", "+bzip2", "+xz")
-LAYERS = frozenset(base + suffix for base in _LAYER_BASES for suffix in _LAYER_SUFFIXES)
+_COMPRESSIONS = ("gzip", "zstd", "bzip2", "xz")
+_SUFFIXES = ("", *(mark + compression for mark in "+." for compression in _COMPRESSIONS))
+LAYERS = frozenset(base + suffix for base in _LAYER_BASES for suffix in _SUFFIXES)
 """Media types of a tar layer. The compression that the suffix claims is not believed: content is told by its magic."""
 
 

@@ -1,28 +1,47 @@
-"""Platforms: OCI image-spec 1.1 ``image-index.md``, and how one is chosen (containerd's normalisation)."""
+"""Platforms: OCI image-spec 1.1 ``image-index.md``, and how one is chosen (the rules of containerd's ``platforms``)."""
 
 from __future__ import annotations
 
-import platform as _machine
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
 from lamella.errors import InvalidInput
 from lamella.spec.jsondoc import Object, optional, strings
 
-_ARCHITECTURES = {
-    "x86_64": ("amd64", ""),
-    "x86-64": ("amd64", ""),
+_SPELLINGS = {
+    "x86_64": ("amd64", None),
+    "x86-64": ("amd64", None),
     "i386": ("386", ""),
+    "i486": ("386", ""),
+    "i586": ("386", ""),
     "i686": ("386", ""),
-    "aarch64": ("arm64", "v8"),
+    "aarch64": ("arm64", None),
     "armhf": ("arm", "v7"),
     "armel": ("arm", "v6"),
+    "armv8l": ("arm", "v8"),
     "armv7l": ("arm", "v7"),
     "armv6l": ("arm", "v6"),
     "armv5l": ("arm", "v5"),
 }
-_ARM_ORDER = ("v8", "v7", "v6", "v5")
+"""Other spellings of an architecture, each with the variant that it implies: None is the one that is given."""
+
+_SYSTEM_NAMES = {"macos": "darwin", "": "linux"}
+"""Other names of an operating system; images that state none are from a time when there was but one."""
+
+_USUAL = {"arm64": "v8", "amd64": "v1"}
+"""The variant that the bare name means, and that is therefore not written."""
+
+_SYSTEM = re.compile(
+    "aix|android|darwin|dragonfly|freebsd|illumos|ios|js|linux|netbsd|openbsd|plan9|solaris|wasip1|windows|zos"
+)
+_ARCHITECTURE = re.compile(
+    "386|amd64|arm|arm64|loong64|mips|mipsle|mips64|mips64le|ppc64|ppc64le|riscv|riscv64|s390x|sparc64|wasm"
+)
+_WORD = re.compile(r"[a-z0-9_.-]+")
+_VARIANT = re.compile(r"v?(\d{1,2})(?:\.(\d{1,2}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +56,20 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``os/architecture[/variant]`` or ``architecture``; other spellings of an architecture are normalised."""
+        """Read ``os/architecture[/variant]``, ``architecture`` (of Linux) or ``os`` (on this machine's architecture).
+
+        Other spellings of an architecture are normalised. Raises InvalidInput.
+        """
         parts = text.lower().split("/")
-        if not 1 <= len(parts) <= 3 or not all(parts):
-            raise InvalidInput(
-                f"'{text}' is not a platform", code="platform-syntax", hint="write os/arch or os/arch/variant"
-            )
-        if len(parts) == 1:
+        if len(parts) == 1 and text and _SYSTEM.fullmatch(cls(parts[0], "").normalized().os):
+            here = cls.host()
+            return cls(parts[0], here.architecture, here.variant).normalized()
+        if len(parts) == 1 and _ARCHITECTURE.fullmatch(cls("linux", parts[0]).normalized().architecture):
             parts.insert(0, "linux")
+        if not 2 <= len(parts) <= 3 or not all(map(_WORD.fullmatch, parts)):
+            raise InvalidInput(
+                f"'{text[:80]}' is not a platform", code="platform-syntax", hint="write os/arch or os/arch/variant"
+            )
         return cls(parts[0], parts[1], parts[2] if len(parts) == 3 else "").normalized()
 
     @classmethod
@@ -61,29 +86,37 @@ class Platform:
     @classmethod
     def host(cls) -> Self:
         """The platform of this machine."""
-        return cls(_machine.system().lower(), _machine.machine().lower()).normalized()
+        machine = os.uname()
+        return cls(machine.sysname, machine.machine).normalized()
 
     def normalized(self) -> Self:
-        """The same platform in canonical words; ``arm64/v8`` and ``arm/v7`` are the meaning of the bare names."""
-        architecture, variant = _ARCHITECTURES.get(self.architecture, (self.architecture, self.variant))
-        variant = self.variant or variant
-        if architecture == "arm64":
-            variant = "" if variant in ("8", "v8") else variant
-        elif architecture == "arm":
-            variant = variant if variant.startswith("v") else f"v{variant}" if variant else "v7"
-        return type(self)(self.os, architecture, variant, self.os_version, self.os_features)
+        """The same platform in canonical words: ``linux/arm64/v8`` is ``linux/arm64``, ``linux/arm`` is v7."""
+        architecture, variant = self.architecture.lower(), self.variant.lower()
+        if architecture in _SPELLINGS:
+            architecture, implied = _SPELLINGS[architecture]
+            variant = variant if implied is None else implied
+        if architecture in ("arm", "arm64", "amd64") and variant[:1].isdigit():
+            variant = "v" + variant
+        if architecture == "arm":
+            variant = variant or "v7"
+        elif architecture == "386" or variant == _USUAL.get(architecture):
+            variant = ""
+        system = _SYSTEM_NAMES.get(self.os.lower(), self.os.lower())
+        return type(self)(system, architecture, variant, self.os_version, self.os_features)
 
     def distance(self, offered: Platform) -> int | None:
-        """How far ``offered`` is from what is wanted: 0 exact, more for an older ARM variant, None if it cannot run."""
+        """How far ``offered`` is from what is wanted: 0 exact, more for what also runs there, None if it does not run.
+
+        Older variants of ARM and of amd64 run, 386 on amd64, and 32-bit ARM on arm64. A newer variant never does. The
+        version and the features of the operating system are not compared.
+        """
         want, have = self.normalized(), offered.normalized()
-        if (want.os, want.architecture) != (have.os, have.architecture):
+        if want.os != have.os:
             return None
-        if want.variant == have.variant:
-            return 0
-        if want.architecture == "arm" and {want.variant, have.variant} <= set(_ARM_ORDER):
-            steps = _ARM_ORDER.index(have.variant) - _ARM_ORDER.index(want.variant)
-            return steps if steps > 0 else None
-        return 1 if not want.variant or not have.variant else None
+        for steps, (architecture, variant) in enumerate(_runs(want.architecture, want.variant)):
+            if (have.architecture, have.variant) == (architecture, variant):
+                return steps
+        return None
 
     def choose(self, offered: Iterable[Platform]) -> int | None:
         """The position of the best match among ``offered``, the first of equals; None if nothing matches."""
@@ -103,3 +136,31 @@ class Platform:
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def _runs(architecture: str, variant: str) -> Iterator[tuple[str, str]]:
+    """What runs on a processor, the best first, in canonical words."""
+    yield architecture, variant
+    found = _VARIANT.fullmatch(variant or _USUAL.get(architecture, ""))
+    major, minor = (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+    if architecture == "amd64":
+        for older in range(major - 1, 0, -1):
+            yield "amd64", "" if older == 1 else f"v{older}"
+        yield "386", ""
+    elif architecture == "arm":
+        for older in range(major - 1, 4, -1):
+            yield "arm", f"v{older}"
+    elif architecture == "arm64" and major >= 8:
+        yield from _older_arm64(major, minor)
+        for older in range(8, 4, -1):
+            yield "arm", f"v{older}"
+
+
+def _older_arm64(major: int, minor: int) -> Iterator[tuple[str, str]]:
+    """``v9.N`` has all that ``v8.N+5`` has."""
+    if major == 9:
+        for older in range(minor - 1, -1, -1):
+            yield "arm64", f"v9.{older}" if older else "v9"
+        minor += 6
+    for older in range(minor - 1, -1, -1):
+        yield "arm64", f"v8.{older}" if older else ""

@@ -12,7 +12,7 @@ from lamella.spec.digest import Digest
 DEFAULT_DOMAIN = "docker.io"
 DEFAULT_TAG = "latest"
 _OFFICIAL = "library/"
-_LEGACY_DOMAINS = {"index.docker.io": DEFAULT_DOMAIN, "registry-1.docker.io": DEFAULT_DOMAIN}
+_LEGACY_DOMAIN = "index.docker.io"
 
 _DOMAIN = re.compile(
     r"(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*"
@@ -21,6 +21,7 @@ _DOMAIN = re.compile(
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _MAX_NAME = 255
+_MAX_TEXT = 1024
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,18 +40,14 @@ class Reference:
         Raises InvalidInput for anything that the grammar does not have: upper case in a path, empty components,
         ``..``, over 255 characters, 64 hexadecimal digits alone (they could be taken for an id).
         """
+        if len(text) > _MAX_TEXT:
+            raise _syntax(text[:60] + "...", f"it has {len(text)} characters")
         if re.fullmatch(r"[a-f0-9]{64}", text):
             raise _syntax(text, "64 hexadecimal digits are an id, not a name")
         rest, _, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if "@" in text else None
         name, tag = _split_tag(rest)
-        first, slash, remainder = name.partition("/")
-        if slash and ("." in first or ":" in first or first == "localhost" or first.lower() != first):
-            domain, path = _LEGACY_DOMAINS.get(first, first), remainder
-        else:
-            domain, path = DEFAULT_DOMAIN, name
-        if domain == DEFAULT_DOMAIN and "/" not in path:
-            path = _OFFICIAL + path
+        domain, path = _split_domain(name)
         if not _DOMAIN.fullmatch(domain):
             raise _syntax(text, f"'{domain}' is not a host")
         if not _PATH.fullmatch(path):
@@ -68,8 +65,8 @@ class Reference:
 
     @property
     def familiar_repository(self) -> str:
-        """The repository as docker shows it: without ``docker.io/`` and ``library/``."""
-        if self.domain != DEFAULT_DOMAIN:
+        """The repository as docker shows it: without ``docker.io/`` and ``library/``, where that is not ambiguous."""
+        if self.domain != DEFAULT_DOMAIN or _split_domain(self.path)[0] != DEFAULT_DOMAIN:
             return self.repository
         return self.path.removeprefix(_OFFICIAL) if self.path.count("/") == 1 else self.path
 
@@ -87,6 +84,17 @@ class Reference:
 
     def __str__(self) -> str:
         return self.repository + self._suffix()
+
+
+def _split_domain(name: str) -> tuple[str, str]:
+    """The host and the path; what could be no user's name (``.``, ``:``, upper case, ``localhost``) is a host."""
+    first, slash, rest = name.partition("/")
+    domain, path = DEFAULT_DOMAIN, name
+    if slash and ("." in first or ":" in first or first == "localhost" or first.lower() != first):
+        domain, path = DEFAULT_DOMAIN if first == _LEGACY_DOMAIN else first, rest
+    if domain == DEFAULT_DOMAIN and "/" not in path:
+        path = _OFFICIAL + path
+    return domain, path
 
 
 def _split_tag(text: str) -> tuple[str, str | None]:
