@@ -235,36 +235,61 @@ def test_what_is_no_tar_at_all():
         b"9" * 5000 + b" a=b\n",
         b"6 a=b\n\0\0",
         b"6 a=b\n6 a=b",
-        b"8 a\0b=c\n",
-        b"12 path=a\0b\n",
-        b"16 linkpath=a\0b\n",
-        b"11 size=-1\n",
-        b"11 size=1x\n",
-        b"12 size=0x1\n",
-        b"28 size=9223372036854775808\n",
-        b"10 uid=-1\n",
-        b"18 uid=4294967295\n",
-        b"12 uid=1.5\n",
-        b"9 gid=a\n",
-        b"11 mtime=a\n",
-        b"13 mtime=1.a\n",
-        b"13 mtime=--1\n",
-        b"14 mtime=1e10\n",
-        b"11 mtime=-\n",
-        b"11 mtime=.\n",
-        b"12 mtime=+1\n",
-        b"19 SCHILY.xattr.=v\n",
-        b"30 LIBARCHIVE.xattr.user.a=a\n",
-        b"31 LIBARCHIVE.xattr.user.a=*\xff\n",
-        b"32 LIBARCHIVE.xattr.user.%zz=YQ\n",
-        b"32 LIBARCHIVE.xattr.user.%00=YQ\n",
-        b"31 LIBARCHIVE.xattr.user.%2=YQ\n",
     ],
 )
 def test_malformed_extended_headers(body):
     with pytest.raises(Integrity) as caught:
         scan(extended_raw(body) + header(b"name") + END)
     assert caught.value.code == "tar-header"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"a\0b", b"c"),
+        (b"path", b"a\0b"),
+        (b"linkpath", b"a\0b"),
+        (b"GNU.sparse.name", b"a\0b"),
+        (b"size", b"-1"),
+        (b"size", b"1x"),
+        (b"size", b"0x1"),
+        (b"size", b"1_0"),
+        (b"size", b" 1"),
+        (b"size", b"9223372036854775808"),
+        (b"size", b"9" * 5000),
+        (b"uid", b"-1"),
+        (b"uid", b"4294967295"),
+        (b"uid", b"1.5"),
+        (b"gid", b"a"),
+        (b"mtime", b"a"),
+        (b"mtime", b"1.a"),
+        (b"mtime", b"--1"),
+        (b"mtime", b"1e10"),
+        (b"mtime", b"-"),
+        (b"mtime", b"."),
+        (b"mtime", b"+1"),
+        (b"mtime", b"1.2.3"),
+        (b"mtime", b"0." + b"1" * 99),
+        (b"SCHILY.xattr.", b"v"),
+        (b"LIBARCHIVE.xattr.", b"YQ"),
+        (b"LIBARCHIVE.xattr.user.a", b"a"),
+        (b"LIBARCHIVE.xattr.user.a", b"YQ*\xff"),
+        (b"LIBARCHIVE.xattr.user.%zz", b"YQ"),
+        (b"LIBARCHIVE.xattr.user.%2", b"YQ"),
+        (b"LIBARCHIVE.xattr.user.%00", b"YQ"),
+    ],
+)
+def test_extended_header_values_that_mean_nothing(key, value):
+    with pytest.raises(Integrity) as caught:
+        scan(extended((key, value)) + header(b"name") + END)
+    assert caught.value.code == "tar-header"
+
+
+def test_global_records_that_are_of_one_file():
+    for key in (b"GNU.sparse.offset", b"GNU.sparse.map", b"SCHILY.xattr.user.a", b"LIBARCHIVE.xattr.user.a"):
+        with pytest.raises(Unsupported) as caught:
+            scan(extended((key, b"0"), flag=b"g") + header() + END)
+        assert caught.value.code == "tar-global"
 
 
 def test_extended_headers_that_describe_nothing():
@@ -385,11 +410,12 @@ def test_sparse_files_that_contradict_themselves():
         extended(good[1]) + header(size=20),
         extended((b"GNU.sparse.offset", b"0"), (b"GNU.sparse.offset", b"5"), good[0]) + header(size=20),
         extended((b"GNU.sparse.numbytes", b"0"), good[0]) + header(size=20),
-        extended((b"GNU.sparse.offset", b"0"), good[0], flag=b"g") + header(size=20),
         extended((b"GNU.sparse.size", b"9223372036854775808"), good[1]) + header(size=20),
         extended((b"GNU.sparse.size", b"-5"), good[1]) + header(size=20),
         extended(*good) + old_sparse([(0, 20)], stored=20, size=1000),
         old_sparse([(0, 20)], stored=20, size=1000).replace(GNU, b"ustar\x0000"),
+        old_sparse([(0, 20)], stored=20, size=1000).replace(b"%011o\0" % 1000, b"\xff" * 12),
+        old_sparse([(0, 20)], stored=20, size=1000).replace(b"%011o\0" % 1000, b"\xbf" + b"\xff" * 11),
     ]
     for archive in wrong:
         blocks = archive[:-512] + with_checksum(archive[-512:])

@@ -22,6 +22,8 @@ _SPARSE = b"GNU.sparse.major GNU.sparse.minor GNU.sparse.size GNU.sparse.realsiz
 _KNOWN = frozenset((*_PATHS, *_OTHERS.split(), *_SPARSE.split(), *_SPARSE_LISTS))
 _DIGITS = 20
 """A number of more digits is out of every range."""
+_TIME = 100
+"""A time of more characters is none."""
 
 
 def records(data: bytes, entry: bytes | None) -> Iterator[tuple[bytes, bytes]]:
@@ -44,6 +46,11 @@ def records(data: bytes, entry: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         at = stop
 
 
+def is_of_one_file(key: bytes) -> bool:
+    """Whether a record can only be meant for one file: an extended attribute or a part of a sparse map."""
+    return key.startswith((*_XATTRS, b"GNU.sparse."))
+
+
 class Records:
     """The records in force for one member: a later one replaces an earlier, an empty value removes.
 
@@ -52,8 +59,8 @@ class Records:
 
     __slots__ = ("sparse_map", "values")
 
-    def __init__(self, values: dict[bytes, bytes] | None = None) -> None:
-        self.values: dict[bytes, bytes] = values if values is not None else {}
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
         self.sparse_map: list[bytes] = []
 
     def update(self, found: Iterable[tuple[bytes, bytes]], entry: bytes | None) -> None:
@@ -102,7 +109,7 @@ class Records:
 
 def decimal(value: bytes, entry: bytes | None, *, highest: int = MAX_SIZE) -> int:
     """A decimal number from 0 to ``highest``. Raises Integrity."""
-    if not value.isdigit() or len(value) > _DIGITS:
+    if len(value) > _DIGITS or not value.isdigit():
         raise bad_header("an extended header number that is not decimal", entry)
     found = int(value)
     if found > highest:
@@ -114,7 +121,7 @@ def parse_time(value: bytes, entry: bytes | None) -> int:
     """Seconds with any number of decimals as ns, rounded down, clamped to 64 bits. Raises Integrity."""
     negative = value.startswith(b"-")
     whole, _, fraction = value[negative:].partition(b".")
-    if not (whole.isdigit() or (not whole and fraction)) or (fraction and not fraction.isdigit()) or len(whole) > 4000:
+    if not (whole + fraction).isdigit() or len(value) > _TIME:
         raise bad_header("an extended header time that is not decimal", entry)
     ns = int(whole or b"0") * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
     if negative:

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterator
 
 from lamella.archive import pax, sparse
 from lamella.archive.member import Member, MemberType
-from lamella.archive.tar_header import BLOCK, GNU, MAX_ID, ZERO_BLOCK, HeaderDecoder, bad_header, is_file, number, text
+from lamella.archive.tar_header import (
+    BLOCK,
+    GNU,
+    MAX_ID,
+    MAX_SIZE,
+    ZERO_BLOCK,
+    HeaderDecoder,
+    bad_header,
+    is_file,
+    number,
+    text,
+)
 from lamella.errors import Integrity, ResourceExhausted, Unsupported
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 
@@ -24,8 +35,8 @@ class TarScanner:
     block that is the last, or where the stream ends between two members; ``end_offset`` then says how many bytes were
     read, and what follows is the caller's. An archive can be scanned once.
 
-    Raises Integrity (``tar-truncated``, ``tar-checksum``, ``tar-header``), Unsupported (``tar-type``, ``tar-sparse``)
-    and ResourceExhausted (``layer-entries``, ``tar-header-size``, ``path-length``, ``xattr-size``,
+    Raises Integrity (``tar-truncated``, ``tar-checksum``, ``tar-header``), Unsupported (``tar-type``, ``tar-sparse``,
+    ``tar-global``) and ResourceExhausted (``layer-entries``, ``tar-header-size``, ``path-length``, ``xattr-size``,
     ``sparse-segments``), naming the entry as far as it is known.
     """
 
@@ -166,16 +177,18 @@ class TarScanner:
             raise Unsupported(f"tar member of type {flag!r}", code="tar-type", entry=member.name)
 
     def _global(self, size: int) -> None:
-        # Global records last to the end of the archive, so it is all of them together that must stay small.
+        """Records that last to the end of the archive: all of them together must stay small, and cheap to apply."""
         pending, self._pending = self._pending, _Pending()
         self._pending.bytes = self._global_bytes
-        records = pax.Records(self._globals)
-        records.update(pax.records(self._payload(size), self._entry), self._entry)
+        found = list(pax.records(self._payload(size), self._entry))
         self._global_bytes = self._pending.bytes
-        self._globals = records.values
         self._pending = pending
-        if records.sparse_map:
-            raise bad_header("a sparse map in a global extended header", self._entry)
+        if any(pax.is_of_one_file(key) for key, _ in found):
+            # Nobody writes such; with them each of four million members would cost what one may.
+            raise Unsupported(
+                "extended attributes or sparse maps in a global header", code="tar-global", entry=self._entry
+            )
+        self._globals.update(found)
 
     def _extend(self, member: Member, flag: bytes) -> None:
         """Apply what extended headers say about this member."""
@@ -254,6 +267,8 @@ class TarScanner:
             size = number(block[483:495])
         except ValueError as error:
             raise bad_header(f"sparse file: {error}", member.name) from None
+        if not 0 <= size <= MAX_SIZE:
+            raise bad_header("sparse file: its size is out of range", member.name)
         pairs = list(sparse.old_gnu(block, 386, 4, member.name))
         extended = block[482]
         while extended:
