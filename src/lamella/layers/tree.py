@@ -21,6 +21,10 @@ from lamella.spec.limits import DEFAULT_LIMITS, Limits
 
 Names: TypeAlias = "dict[bytes, Node]"
 
+_STEPS = 100_000
+_STEPS_A_ROW = 64
+"""What one layer may take of steps along links: a few links of a few kilobytes can make any entry take 80,000."""
+
 
 class Node:
     """A file, directory or link of a merged tree. Names that are hard links of each other share one node.
@@ -106,9 +110,10 @@ class MergedTree:
 class Resolver:
     """One walk along a path. ``trail`` is where it stands: (name, node) of each directory from the root down."""
 
-    def __init__(self, root: Node, links: int) -> None:
+    def __init__(self, root: Node, links: int, budget: _Budget | None = None) -> None:
         self._root = root
         self._links = links
+        self._budget = budget
         self.trail: list[tuple[bytes, Node]] = []
 
     def to(self, path: bytes, *, follow: bool) -> Node | None:
@@ -139,11 +144,27 @@ class Resolver:
         if self._links < 0:
             raise InvalidInput("too many levels of symbolic links", code="link-loop", entry=path)
         target = link.entry.link
-        todo.extend(target.split(b"/")[::-1])
+        parts = target.split(b"/")
+        if self._budget is not None:
+            self._budget.spend(len(parts), path)
+        todo.extend(reversed(parts))
         if target.startswith(b"/"):
             self.trail.clear()
             return self._root
         return here
+
+
+class _Budget:
+    """Bounds the work that the links of a layer cause."""
+
+    def __init__(self, rows: int) -> None:
+        self._left = _STEPS + _STEPS_A_ROW * rows
+
+    def spend(self, steps: int, path: bytes) -> None:
+        """Take steps. Raises ResourceExhausted when there are none left."""
+        self._left -= steps
+        if self._left < 0:
+            raise ResourceExhausted("the links on the way to entries are too long", code="link-steps", entry=path)
 
 
 class _Application:
@@ -155,8 +176,10 @@ class _Application:
         self._token = object()
         self._lower = tree.root
         self._last: tuple[bytes, Node] | None = None
+        self._budget = _Budget(0)
 
     def run(self, index: LayerIndex, *, complete: bool) -> None:
+        self._budget = _Budget(len(index.entries) + len(index.markers))
         pseudo = self._pseudo_links(index.markers)
         self._tree.root = self._owned(self._tree.root)
         if complete:
@@ -166,8 +189,10 @@ class _Application:
             self._mark(marker, own)
         for entry in index.entries:
             self._put(entry)
-        for path, old in pseudo:
-            self._relink(path, old)
+        self._relink(pseudo)
+
+    def _resolver(self, root: Node | None = None) -> Resolver:
+        return Resolver(root or self._tree.root, self._tree.limits.links, self._budget)
 
     # -- markers, which see the layers below only
 
@@ -204,7 +229,7 @@ class _Application:
         return node
 
     def _linked_directory(self, path: bytes) -> Node | None:
-        resolver = Resolver(self._tree.root, self._tree.limits.links)
+        resolver = self._resolver()
         found = resolver.to(path, follow=True)
         if found is None or found.children is None:
             return None
@@ -229,20 +254,16 @@ class _Application:
             self._last = (parent_path, parent)
         names = parent.children
         assert names is not None
+        there = names.get(name)
+        if there is not None and (there.children is not None or there.entry.kind == Kind.SYMLINK):
+            self._last = None  # what is replaced may be on the way to the remembered parent, under any name
         if entry.kind == Kind.DIRECTORY:
-            there = names.get(name)
             children = there.children if there is not None and there.children is not None else {}
             keep = children if there is not None and there.owner is self._token else dict(children)
             names[name] = Node(entry, self._layer, keep, self._token)
-            self._forget(path)
         elif entry.kind == Kind.HARDLINK:
-            target = self._link_target(entry)
-            if (there := names.get(name)) is not None and there.children is not None:
-                self._forget(path)
-            names[name] = target
+            names[name] = self._link_target(entry)
         else:
-            if (there := names.get(name)) is not None and there.children is not None:
-                self._forget(path)
             names[name] = Node(entry, self._layer, None, None)
 
     def _put_root(self, entry: Entry) -> None:
@@ -250,11 +271,6 @@ class _Application:
             raise InvalidInput("the root of an image must be a directory", code="root-not-directory", entry=b"/")
         self._tree.root = Node(entry, self._layer, self._tree.root.children, self._token)
         self._last = None
-
-    def _forget(self, path: bytes) -> None:
-        """The remembered parent is stale once it, or a directory above it, is replaced."""
-        if self._last is not None and (self._last[0] == path or self._last[0].startswith(path + b"/")):
-            self._last = None
 
     def _directory(self, path: bytes, entry: Entry) -> Node:
         """The directory at ``path``, made where it is missing, links on the way followed inside the tree."""
@@ -276,7 +292,9 @@ class _Application:
                 links -= 1
                 if links < 0:
                     raise InvalidInput("too many links on the way to the entry", code="link-loop", entry=entry.path)
-                todo.extend(below.entry.link.split(b"/")[::-1])
+                parts = below.entry.link.split(b"/")
+                self._budget.spend(len(parts), entry.path)
+                todo.extend(reversed(parts))
                 if below.entry.link.startswith(b"/"):
                     trail, node = [], self._tree.root
                 continue
@@ -292,14 +310,26 @@ class _Application:
                 )
             node = self._own_child(node, name, below)
             trail.append((name, node))
+        if links < self._tree.limits.links:
+            self._check_length(trail, entry)
         return node
+
+    def _check_length(self, trail: list[tuple[bytes, Node]], entry: Entry) -> None:
+        """Names were checked as they came; a link can lead to a place where they come to more."""
+        limits = self._tree.limits
+        size = sum(len(name) + 1 for name, _ in trail) + len(entry.path.rpartition(b"/")[2])
+        if size > limits.path_bytes or len(trail) >= limits.path_depth:
+            raise ResourceExhausted(
+                "the path that links lead to is longer or deeper than the limit",
+                code="entry-path-long",
+                entry=entry.path,
+            )
 
     def _link_target(self, entry: Entry) -> Node:
         if entry.link == entry.path:
             raise InvalidInput("a hard link to itself", code="hardlink-to-itself", entry=entry.path)
         parent, _, name = entry.link.rpartition(b"/")
-        walk = Resolver(self._tree.root, self._tree.limits.links)
-        directory = walk.to(parent, follow=True)
+        directory = self._resolver().to(parent, follow=True)
         node = (directory.children or {}).get(name) if directory is not None else None
         if not name or (node is not None and node.children is not None):
             raise InvalidInput("a hard link to a directory", code="hardlink-to-directory", entry=entry.path)
@@ -317,21 +347,26 @@ class _Application:
         found = []
         for marker in markers:
             if marker.kind == Kind.PSEUDO_LINK:
-                old = Resolver(self._lower, self._tree.limits.links).to(marker.link or marker.path, follow=False)
+                old = self._resolver(self._lower).to(marker.link or marker.path, follow=False)
                 if old is not None and old.children is None:
                     found.append((marker.path, old))
         return found
 
-    def _relink(self, path: bytes, old: Node) -> None:
-        new = Resolver(self._tree.root, self._tree.limits.links).to(path, follow=False)
-        if new is None or new.children is not None:
+    def _relink(self, pseudo: list[tuple[bytes, Node]]) -> None:
+        """Let every name of the old file of each pair stand for what is at the path now."""
+        replaced: dict[int, Node] = {}
+        for path, old in pseudo:
+            new = self._resolver().to(path, follow=False)
+            if new is not None and new.children is None:
+                replaced.setdefault(id(old), new)
+        if not replaced:
             return
-        for other, node in list(self._tree.walk()):
-            if node is old:
-                parent, _, name = other.rpartition(b"/")
+        for path, node in list(self._tree.walk()):
+            if id(node) in replaced:
+                parent, _, name = path.rpartition(b"/")
                 names = self._directory(parent, node.entry).children
                 assert names is not None
-                names[name] = new
+                names[name] = replaced[id(node)]
 
     # -- copying on write
 
