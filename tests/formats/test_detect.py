@@ -39,6 +39,7 @@ from lamella.formats.docker_archive import DockerArchiveSource
 from lamella.formats.oci_archive import OciArchiveSource
 from lamella.formats.oci_layout import OciLayoutSource
 from lamella.spec.limits import Limits
+from lamella.spec.progress import Cancelled
 
 
 @pytest.fixture
@@ -325,3 +326,54 @@ def test_members_are_found_without_reading_their_data(tmp_path):
     (offer,) = open_source(tmp_path / "a", spool=tmp_path).offers()
     assert offer.descriptor.size > 0
     assert sha256(b"")
+
+
+class Recorder:
+    """A progress that remembers, and cancels after ``limit`` bytes."""
+
+    def __init__(self, limit: int = 1 << 60) -> None:
+        self.limit = limit
+        self.started: list[tuple[str, str]] = []
+        self.ended: list[tuple[str, str]] = []
+        self.bytes: dict[str, int] = {}
+        self.totals: dict[str, int | None] = {}
+
+    def start(self, key: str, action: str, *, total: int | None = None, unit: str = "bytes") -> None:
+        self.started.append((key, action))
+        self.totals[key] = total
+
+    def advance(self, key: str, amount: int) -> None:
+        self.bytes[key] = self.bytes.get(key, 0) + amount
+        if self.bytes[key] > self.limit:
+            raise Cancelled("cancelled")
+
+    def done(self, key: str, outcome: str = "done") -> None:
+        self.ended.append((key, outcome))
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def test_writing_an_archive_is_reported(image, tmp_path):
+    progress = Recorder()
+    copy(image, create_sink("docker-archive", tmp_path / "a", progress=progress))
+    assert [action for _, action in progress.started] == ["writing"] * 4
+    assert progress.bytes == progress.totals
+    assert {outcome for _, outcome in progress.ended} == {"done"}
+
+
+def test_writing_an_archive_can_be_cancelled(image, tmp_path):
+    with pytest.raises(Cancelled):
+        copy(image, create_sink("docker-archive", tmp_path / "a", progress=Recorder(1000)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_reading_what_must_be_decompressed_is_reported_and_can_be_cancelled(image, tmp_path):
+    copy(image, create_sink("oci-archive", tmp_path / "a", compression=Compression.GZIP))
+    progress = Recorder()
+    open_source(tmp_path / "a", spool=tmp_path, progress=progress)
+    assert progress.bytes == {str(tmp_path / "a"): (tmp_path / "a").stat().st_size}
+    before = open_descriptors()
+    with pytest.raises(Cancelled):
+        open_source(tmp_path / "a", spool=tmp_path, progress=Recorder(100))
+    assert (open_descriptors(), os.listdir(tmp_path)) == (before, ["a"])

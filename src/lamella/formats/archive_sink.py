@@ -12,13 +12,14 @@ from lamella.archive.compression import Compression
 from lamella.archive.tar import Member
 from lamella.content.verified import VerifiedReader
 from lamella.errors import LamellaError
-from lamella.formats.files import BytesReader, locate
+from lamella.formats.files import BytesReader, CountedReader, locate
 from lamella.formats.output import Output, directory_member, file_member
 from lamella.formats.spool import Spool
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
 from lamella.spec.endpoint import Offer, Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
 
 Content = bytes | Digest | None
 """What a member of the archive holds: bytes, a gathered blob, nothing."""
@@ -43,12 +44,14 @@ class ArchiveSink(abc.ABC):
         compression: Compression = Compression.NONE,
         level: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        progress: Progress = NO_PROGRESS,
     ) -> None:
         self._output = Output(path, spool=spool)
         self._spool = Spool(self._output.scratch)
         self._compression = compression
         self._level = level
         self._limits = limits
+        self._progress = progress
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +81,9 @@ class ArchiveSink(abc.ABC):
                     if content is None:
                         tar.add(member)
                         continue
-                    with closing(self._open(content)) as reader:
-                        tar.add(member, reader)
+                    name, reader = member.name.decode(), self._open(content)
+                    with CountedReader(reader, self._progress, name, "writing", total=member.size) as counted:
+                        tar.add(member, counted)
         except LamellaError as error:
             locate(error, self._output.subject)
             raise

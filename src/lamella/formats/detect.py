@@ -13,15 +13,16 @@ from lamella.archive.compression import Compression, DecompressReader
 from lamella.errors import InvalidInput, LamellaError, Unsupported
 from lamella.formats.docker_archive import LEGACY_FILE, MANIFEST_FILE, DockerArchiveSource
 from lamella.formats.docker_archive_sink import DockerArchiveSink
-from lamella.formats.files import CHUNK, StreamReader, locate
+from lamella.formats.files import CHUNK, CountedReader, StreamReader, locate
 from lamella.formats.layout import INDEX_FILE, LAYOUT_FILE
 from lamella.formats.oci_archive import OciArchiveSource
 from lamella.formats.oci_archive_sink import OciArchiveSink
 from lamella.formats.oci_layout import OciLayoutSource
 from lamella.formats.oci_layout_sink import OciLayoutSink
 from lamella.formats.tar_index import BLOCK, TarIndex, begins_tar
-from lamella.spec.endpoint import ImageSink, ImageSource
+from lamella.spec.endpoint import ImageSink, ImageSource, Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
 
 Kind = Literal["oci-dir", "oci-archive", "docker-archive"]
 KINDS: tuple[Kind, ...] = ("oci-dir", "oci-archive", "docker-archive")
@@ -29,7 +30,9 @@ KINDS: tuple[Kind, ...] = ("oci-dir", "oci-archive", "docker-archive")
 _HINT = "'lamella import' takes root file systems"
 
 
-def open_source(path: Path | None, *, spool: Path, limits: Limits = DEFAULT_LIMITS) -> ImageSource:
+def open_source(
+    path: Path | None, *, spool: Path, limits: Limits = DEFAULT_LIMITS, progress: Progress = NO_PROGRESS
+) -> ImageSource:
     """The images in a file, a directory, or what standard input (``path`` None) delivers; the caller closes it.
 
     The content decides and no name does. An archive may be compressed with anything that Compression knows. What
@@ -49,10 +52,11 @@ def open_source(path: Path | None, *, spool: Path, limits: Limits = DEFAULT_LIMI
         if _readable_in_place(fd, subject):
             index = TarIndex(os.dup(fd), subject=subject, limits=limits)
         else:
-            index = _spooled(StreamReader(fd, subject=subject), subject, spool, limits)
+            with CountedReader(StreamReader(fd, subject=subject), progress, subject, "reading") as stream:
+                index = _spooled(stream, subject, spool, limits)
     finally:
         os.close(fd)
-    return _open_archive(index, limits)
+    return _open_archive(index, limits, progress)
 
 
 def _open_directory(path: Path, limits: Limits) -> ImageSource:
@@ -69,7 +73,7 @@ def _readable_in_place(fd: int, subject: str) -> bool:
         return Compression.detect(os.pread(fd, 16, 0)) is Compression.NONE
 
 
-def _spooled(stream: StreamReader, subject: str, spool: Path, limits: Limits) -> TarIndex:
+def _spooled(stream: Reader, subject: str, spool: Path, limits: Limits) -> TarIndex:
     """The tar that the stream delivers, decompressed into a file that has no name: nothing of it outlives its use."""
     reader = DecompressReader(stream, limits=limits)
     try:
@@ -95,12 +99,12 @@ def _head(reader: DecompressReader) -> bytes:
     return head
 
 
-def _open_archive(index: TarIndex, limits: Limits) -> ImageSource:
+def _open_archive(index: TarIndex, limits: Limits, progress: Progress) -> ImageSource:
     try:
         if index.has(LAYOUT_FILE) or (index.has(INDEX_FILE) and any(n.startswith(b"blobs/") for n in index.names())):
             return OciArchiveSource(index, limits=limits)
         if index.has(MANIFEST_FILE):
-            return DockerArchiveSource(index, limits=limits)
+            return DockerArchiveSource(index, limits=limits, progress=progress)
         if index.has(LEGACY_FILE):
             raise Unsupported(
                 f"a docker archive without {MANIFEST_FILE}, as docker wrote it before version 1.10, cannot be read yet",
@@ -109,7 +113,7 @@ def _open_archive(index: TarIndex, limits: Limits) -> ImageSource:
                 hint="load it with docker or podman and save it again",
             )
         raise InvalidInput("the tar holds no images", code="not-an-image", subject=index.subject, hint=_HINT)
-    except LamellaError:
+    except BaseException:
         index.close()
         raise
 
@@ -123,12 +127,14 @@ def create_sink(
     compression: Compression = Compression.NONE,
     level: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    progress: Progress = NO_PROGRESS,
 ) -> ImageSink:
     """Where images are to be written in a format; the caller ends it with ``finish`` or ``abort``.
 
     ``path`` None is standard output, for the archives; ``spool`` is where their blobs are gathered then. ``legacy``
-    belongs to docker archives, ``compression`` and ``level`` to archives as a whole. Raises InvalidInput
-    (``sink-options``) for a combination that makes no sense, and what the sink of the format raises.
+    belongs to docker archives, ``compression`` and ``level`` to archives as a whole; ``progress`` is told of the
+    writing of those, which ``finish`` does. Raises InvalidInput (``sink-options``) for a combination that makes no
+    sense, and what the sink of the format raises.
     """
     if (legacy and kind != "docker-archive") or (kind == "oci-dir" and compression is not Compression.NONE):
         raise InvalidInput(f"an {kind} cannot be written with these options", code="sink-options")
@@ -137,7 +143,9 @@ def create_sink(
             raise InvalidInput("a directory cannot be written to standard output", code="sink-options")
         return OciLayoutSink(path, limits=limits)
     if kind == "oci-archive":
-        return OciArchiveSink(path, spool=spool, compression=compression, level=level, limits=limits)
+        return OciArchiveSink(
+            path, spool=spool, compression=compression, level=level, limits=limits, progress=progress
+        )
     return DockerArchiveSink(
-        path, legacy=legacy, spool=spool, compression=compression, level=level, limits=limits
+        path, legacy=legacy, spool=spool, compression=compression, level=level, limits=limits, progress=progress
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lamella.archive.compression import Compression
 from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted
-from lamella.formats.files import BytesReader, digest_of, locate, read_document
+from lamella.formats.files import BytesReader, CountedReader, digest_of, locate, read_document
 from lamella.formats.tar_index import Stored, TarIndex
 from lamella.spec import jsondoc, media
 from lamella.spec.descriptor import Descriptor
@@ -19,6 +19,7 @@ from lamella.spec.digest import Digest
 from lamella.spec.documents import ImageConfig
 from lamella.spec.endpoint import Offer, Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
 
 MANIFEST_FILE = "manifest.json"
 LEGACY_FILE = "repositories"
@@ -61,8 +62,11 @@ class DockerArchiveSource:
     missing, Integrity for a number of layers other than the config's, or a config that is not what its name says.
     """
 
-    def __init__(self, archive: TarIndex, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, archive: TarIndex, *, limits: Limits = DEFAULT_LIMITS, progress: Progress = NO_PROGRESS
+    ) -> None:
         self._archive = archive
+        self._progress = progress
         self._limits = limits
         self._members: dict[Digest, Stored] = {}
         self._manifests: dict[Digest, bytes] = {}
@@ -70,9 +74,10 @@ class DockerArchiveSource:
         self._hashed: dict[int, Digest] = {}
         try:
             self._offers = self._read()
-        except LamellaError as error:
+        except BaseException as error:
             archive.close()
-            locate(error, archive.subject)
+            if isinstance(error, LamellaError):
+                locate(error, archive.subject)
             raise
 
     def offers(self) -> Sequence[Offer]:
@@ -145,15 +150,16 @@ class DockerArchiveSource:
             ).about(entry=path.encode("utf-8", "surrogatepass"))
         with closing(self._archive.reader(member)) as reader:
             compression = Compression.detect(reader.read(16))
-        digest = diff_id if compression is Compression.NONE else self._hash(member)
+        digest = diff_id if compression is Compression.NONE else self._hash(member, path)
         self._members[digest] = member
         return Descriptor(media.layer(compression.value, docker=True), digest, member.size)
 
-    def _hash(self, member: Stored) -> Digest:
+    def _hash(self, member: Stored, path: str) -> Digest:
         known = self._hashed.get(member.offset)
         if known is None:
-            with closing(self._archive.reader(member)) as reader:
-                known = self._hashed[member.offset] = digest_of(reader, hashlib.sha256())
+            reader = self._archive.reader(member)
+            with CountedReader(reader, self._progress, path, "hashing", total=member.size) as counted:
+                known = self._hashed[member.offset] = digest_of(counted, hashlib.sha256())
         return known
 
 

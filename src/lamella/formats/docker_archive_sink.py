@@ -24,6 +24,7 @@ from lamella.spec.documents import ImageConfig, Index, Manifest
 from lamella.spec.endpoint import Offer, Reader
 from lamella.spec.jsondoc import Object
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
 
 
@@ -60,8 +61,9 @@ class DockerArchiveSink(ArchiveSink):
         compression: Compression = Compression.NONE,
         level: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        progress: Progress = NO_PROGRESS,
     ) -> None:
-        super().__init__(path, spool=spool, compression=compression, level=level, limits=limits)
+        super().__init__(path, spool=spool, compression=compression, level=level, limits=limits, progress=progress)
         self._legacy = legacy
         self._diffs: dict[Digest, Digest] = {}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from lamella._sys.files import os_errors
 from lamella.errors import LamellaError, ResourceExhausted
 from lamella.spec.digest import Digest
 from lamella.spec.endpoint import Reader
+from lamella.spec.progress import Progress
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -72,6 +74,38 @@ class StreamReader:
 
     def close(self) -> None:
         """The descriptor is the caller's."""
+
+
+class CountedReader:
+    """A stream whose bytes are reported as progress on ``key``; leaving the ``with`` block closes it and reports that.
+
+    ``total`` is how many bytes there will be, None if nobody knows.
+    """
+
+    def __init__(self, reader: Reader, progress: Progress, key: str, action: str, *, total: int | None = None) -> None:
+        self._reader = reader
+        self._progress = progress
+        self._key = key
+        progress.start(key, action, total=total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        self._progress.done(self._key, "done" if kind is None else "failed")
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; empty at the end. Raises what the progress raises to cancel."""
+        data = self._reader.read(size)
+        self._progress.advance(self._key, len(data))
+        return data
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._reader.close()
 
 
 class BytesReader:

@@ -80,9 +80,10 @@ class LayoutSource:
         self._own: dict[Digest, bytes] = {}
         try:
             self._offers = self._read()
-        except LamellaError as error:
+        except BaseException as error:
             files.close()
-            locate(error, files.subject)
+            if isinstance(error, LamellaError):
+                locate(error, files.subject)
             raise
 
     def offers(self) -> Sequence[Offer]:

@@ -54,9 +54,10 @@ class TarIndex:
         self._table: dict[bytes, list[Stored]] = {}
         try:
             self._scan()
-        except LamellaError as error:
+        except BaseException as error:
             self.close()
-            locate(error, subject)
+            if isinstance(error, LamellaError):
+                locate(error, subject)
             raise
 
     def close(self) -> None:
