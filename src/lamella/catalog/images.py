@@ -212,9 +212,7 @@ def _set_parent(connection: sqlite3.Connection, manifest: Digest, parent: Digest
     if row is None or (only_unknown and row[0] is not None):
         return False
     if parent is not None and connection.execute(_ANCESTORS, (str(parent), str(manifest))).fetchone():
-        raise FailedPrecondition(
-            f"its parent {parent} descends from it", code="parent-cycle", subject=str(manifest)
-        )
+        raise FailedPrecondition(f"its parent {parent} descends from it", code="parent-cycle", subject=str(manifest))
     text = None if parent is None else str(parent)
     connection.execute("UPDATE images SET parent = ? WHERE manifest = ?", (text, str(manifest)))
     return True

@@ -124,6 +124,4 @@ class Pool:
         _LOCK.release()
 
 
-os.register_at_fork(
-    before=Pool.before_fork, after_in_parent=_LOCK.release, after_in_child=Pool.after_fork_in_child
-)
+os.register_at_fork(before=Pool.before_fork, after_in_parent=_LOCK.release, after_in_child=Pool.after_fork_in_child)

@@ -15,7 +15,7 @@ from pathlib import Path
 def missing() -> str:
     """Why no small file system can be mounted here; empty if one can."""
     if os.geteuid() != 0:
-        return "mounting a small file system takes root"
+        return "needs root to mount a small file system"
     with tempfile.TemporaryDirectory() as directory:
         try:
             with small_disk(Path(directory) / "probe", kib=64):

@@ -31,7 +31,7 @@ class Call:
 def missing() -> str:
     """Why programs cannot be traced here; empty if they can."""
     if shutil.which("strace") is None:
-        return "strace is not installed"
+        return "needs strace"
     probe = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
     return "" if probe.returncode == 0 else f"strace does not work here: {probe.stderr.strip()}"
 
