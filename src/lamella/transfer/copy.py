@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from lamella.content.verified import VerifiedReader
-from lamella.errors import InvalidInput, NotFound, ResourceExhausted
+from lamella.errors import Integrity, InvalidInput, NotFound, ResourceExhausted
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
 from lamella.spec.documents import Index, Manifest
@@ -148,7 +148,7 @@ class _Copy:
             if self._sink.has_blob(descriptor):
                 self._progress.done(key, "exists")
                 return
-            reader = _Reporting(self._source.open_blob(descriptor), self._progress, key)
+            reader = _Bounded(self._source.open_blob(descriptor), descriptor, self._progress, key)
             try:
                 self._sink.write_blob(descriptor, reader)
             finally:
@@ -179,12 +179,22 @@ def _key(descriptor: Descriptor) -> _Key:
     return descriptor.media_type, descriptor.digest, descriptor.size
 
 
-class _Reporting:
-    def __init__(self, reader: Reader, progress: Progress, key: str) -> None:
-        self._reader, self._progress, self._key = reader, progress, key
+class _Bounded:
+    """A blob on its way, reported as it goes; one that is longer than announced fails as soon as that shows."""
+
+    def __init__(self, reader: Reader, descriptor: Descriptor, progress: Progress, key: str) -> None:
+        self._reader, self._descriptor, self._progress, self._key = reader, descriptor, progress, key
+        self._left = descriptor.size
 
     def read(self, size: int, /) -> bytes:
         data = self._reader.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise Integrity(
+                f"it has more than its {self._descriptor.size} bytes",
+                code="size-mismatch",
+                subject=f"blob {self._descriptor.digest}",
+            )
         self._progress.advance(self._key, len(data))
         return data
 

@@ -12,6 +12,7 @@ from lamella.archive.compression import Compression
 from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
 from lamella.content.protocol import Ingest
+from lamella.content.verified import check_whole
 from lamella.errors import Conflict, Integrity, InvalidInput, LamellaError
 from lamella.images.graph import Graph
 from lamella.layers.ingest import TAR_NAME, ingest_layer
@@ -94,16 +95,10 @@ class StoreSink:
         label = str(descriptor.digest)
         layer = ingest_layer(reader, staging, ingest.write, label=label, limits=self._graph.limits)
         if layer.compression is Compression.NONE:
-            if layer.diff_id != descriptor.digest and descriptor.digest.algorithm == "sha256":
-                raise Integrity(
-                    f"its bytes have the digest {layer.diff_id}", code="digest-mismatch", subject=f"blob {label}"
-                )
-            if layer.blob_size != descriptor.size:
-                raise Integrity(
-                    f"it has {layer.blob_size} bytes, not {descriptor.size}",
-                    code="size-mismatch",
-                    subject=f"blob {label}",
-                )
+            actual = layer.diff_id
+            if descriptor.digest.algorithm != actual.algorithm:
+                actual = _digest_of(staging / TAR_NAME, descriptor.digest)
+            check_whole(actual, layer.blob_size, expected=descriptor.digest, size=descriptor.size)
             self._content.adopt(staging / TAR_NAME, descriptor.digest, descriptor.size, keep=True)
             ingest.abort()
         else:
@@ -191,3 +186,12 @@ def _name_or_none(text: str) -> Reference | None:
         return Reference.parse(text)
     except InvalidInput:
         return None
+
+
+def _digest_of(path: Path, like: Digest) -> Digest:
+    """The digest of a file by the algorithm of ``like``."""
+    hasher = like.hasher()
+    with os_errors(str(path)), open(path, "rb") as file:
+        while data := file.read(_CHUNK):
+            hasher.update(data)
+    return Digest.finish(hasher)
