@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lamella._sys.files import os_errors
@@ -71,37 +71,32 @@ class Layer:
         """The blob as it came, verified while it is read."""
         return self.content.open(self.digest)
 
-    def tar(
-        self,
-        write: Callable[[bytes], object],
-        compression: Compression = Compression.NONE,
-        *,
-        level: int | None = None,
-    ) -> Digest:
-        """Write the layer's tar, compressed as asked, to ``write``; return the digest of what was written.
+    def tar(self, compression: Compression = Compression.NONE, *, level: int | None = None) -> Iterator[bytes]:
+        """The layer's tar in pieces, compressed as asked; uncompressed it is the very bytes that hash to ``diff_id``.
 
-        Uncompressed it is the very bytes that hash to ``diff_id``; that is verified. Raises Integrity.
+        The bytes are hashed on the way: damage raises Integrity before the last piece is given, so that whoever got
+        everything got the right thing.
         """
-        import hashlib
-
-        plain, out = hashlib.sha256(), hashlib.sha256()
-
-        def sink(data: bytes) -> None:
-            out.update(data)
-            write(data)
-
-        path = self.store.tar(self.diff_id)
-        writer = CompressWriter(sink, compression, level=level)
+        pieces: list[bytes] = []
+        writer = CompressWriter(pieces.append, compression, level=level)
+        plain = self.diff_id.hasher()
+        path, left = self.store.tar(self.diff_id), self.tar_size
         with os_errors(str(path)), open(path, "rb") as tar:
-            left = self.tar_size
             while left and (chunk := tar.read(min(_CHUNK, left))):
+                left -= len(chunk)
                 plain.update(chunk)
                 writer.write(chunk)
-                left -= len(chunk)
-        writer.close()
-        if Digest.finish(plain) != self.diff_id:
+                if not left:
+                    self._check(Digest.finish(plain))
+                    writer.close()
+                yield from pieces
+                pieces.clear()
+        if left:
+            self._check(None)
+
+    def _check(self, found: Digest | None) -> None:
+        if found != self.diff_id:
             raise Integrity("the stored tar is damaged", code="layer-damaged", layer=str(self.diff_id))
-        return Digest.finish(out)
 
     def _sizes(self) -> tuple[int, int]:
         path = self.store.path(self.diff_id) / INDEX_NAME
