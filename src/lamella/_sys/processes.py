@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import signal
+import time
 from pathlib import Path
 
 
@@ -32,6 +33,18 @@ def start_time(pid: int) -> int:
 def is_running(pid: int, started: int) -> bool:
     """Whether exactly this process (``start_time`` told ``started``) still runs."""
     return started > 0 and start_time(pid) == started
+
+
+def wait_until_gone(pid: int, started: int, *, patience: float) -> bool:
+    """Wait up to ``patience`` seconds for exactly this process to end by itself; whether it has."""
+    deadline = time.monotonic() + patience
+    pause = 0.001
+    while is_running(pid, started):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)
+    return True
 
 
 def terminate(pid: int, started: int, *, patience: float = 10.0) -> bool:
@@ -67,15 +80,10 @@ def terminate(pid: int, started: int, *, patience: float = 10.0) -> bool:
 
 def _terminate_by_number(pid: int, started: int, patience: float) -> bool:
     """For kernels before 5.3. The number could change hands between the check and the signal, in theory."""
-    import time
-
     if not is_running(pid, started):
         return False
     for number in (signal.SIGTERM, signal.SIGKILL):
         os.kill(pid, number)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            if not is_running(pid, started):
-                return True
-            time.sleep(0.005)
+        if wait_until_gone(pid, started, patience=patience):
+            return True
     return False

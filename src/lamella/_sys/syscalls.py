@@ -201,6 +201,12 @@ def unshare(flags: int) -> None:
         raise _fail()
 
 
+def setns(fd: int, kind: int) -> None:
+    """setns(2): move this thread into the namespace behind a descriptor of /proc/<pid>/ns, of a CLONE_NEW* kind."""
+    if _libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)) != 0:
+        raise _fail()
+
+
 def syncfs(fd: int) -> None:
     """Write everything of the file system that ``fd`` lies on to its device, and wait for it."""
     if _libc.syncfs(ctypes.c_int(fd)) != 0:

@@ -24,7 +24,17 @@ def checked(mount: Mount, target: Path, *, needs_work: bool) -> tuple[Mount, Pat
             text = "a writable mount needs a work directory"
             raise InvalidInput(text, code="mount-work", subject=str(upper))
         work = _directory(mount.work, "work")
+        _check_pair(upper, work)
     return Mount(mount.driver, lowers, upper, work), _directory(target, "target")
+
+
+def _check_pair(upper: Path, work: Path) -> None:
+    if upper.is_relative_to(work) or work.is_relative_to(upper):
+        text = f"the work directory {work} and the upper lie within each other"
+        raise InvalidInput(text, code="mount-work", subject=str(upper))
+    if upper.stat().st_dev != work.stat().st_dev:
+        text = f"the work directory {work} is on another file system"
+        raise InvalidInput(text, code="mount-work", subject=str(upper))
 
 
 def _directory(path: Path, role: str) -> Path:

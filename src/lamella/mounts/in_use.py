@@ -6,13 +6,17 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from lamella._sys import mountinfo
+from lamella._sys import mountinfo, processes
 from lamella._sys.files import os_errors
 from lamella._sys.mountinfo import MountPoint
 from lamella.errors import FailedPrecondition
+from lamella.mounts.model import Mounted
+
+_HOLDER = b"from lamella.mounts.holder import main"
 
 
 def upper_in_use(upper: Path) -> Path | None:
@@ -21,10 +25,40 @@ def upper_in_use(upper: Path) -> Path | None:
     Looks at every mount namespace that a process lives in and at every fuse-overlayfs process, not only at this
     process' own; the path is as seen there. NotFound when there is no such directory.
     """
-    with os_errors(str(upper)):
-        resolved = upper.resolve(strict=True)
-        info = resolved.stat()
-    return _Search(resolved, (info.st_dev, info.st_ino)).run()
+    found = _search(upper)
+    return None if found is None else found.target
+
+
+def live_mount(upper: Path) -> Mounted | None:
+    """The record of whatever mount ``upper`` is the writable branch of, as ``Driver.mount`` would have returned it.
+
+    For picking up a mount whose maker died before it could note it down. None when it is not mounted; places and
+    errors as for ``upper_in_use``.
+    """
+    found = _search(upper)
+    if found is None:
+        return None
+    holder, root = found.holder, found.target
+    if found.driver == "userns":
+        root = Path(f"/proc/{holder}/root{found.target}")
+    return Mounted(
+        driver=found.driver,
+        target=found.target,
+        root=root,
+        holder=holder,
+        boot_id=processes.boot_id(),
+        mount_ns=found.namespace,
+        holder_start=processes.start_time(holder) if holder else 0,
+    )
+
+
+def fuse_overlayfs_processes() -> Iterator[tuple[int, list[bytes]]]:
+    """Every process of fuse-overlayfs that can be seen, with its command line; the last word is where it mounted."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            words = _command_line(int(name))
+            if os.path.basename(words[0]) == b"fuse-overlayfs":
+                yield int(name), words
 
 
 @contextmanager
@@ -54,6 +88,23 @@ def claimed(upper: Path | None) -> Iterator[None]:
         os.close(fd)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A mount of the writable branch that was looked for; ``namespace`` is the one that ``target`` is a path in."""
+
+    driver: str
+    target: Path
+    namespace: int
+    holder: int = 0
+
+
+def _search(upper: Path) -> _Found | None:
+    with os_errors(str(upper)):
+        resolved = upper.resolve(strict=True)
+        info = resolved.stat()
+    return _Search(resolved, (info.st_dev, info.st_ino)).run()
+
+
 class _Search:
     """The search for one writable branch among all mounts."""
 
@@ -63,7 +114,7 @@ class _Search:
         self._identity = identity
         self._fuse_seen = False
 
-    def run(self) -> Path | None:
+    def run(self) -> _Found | None:
         for pid in mountinfo.namespaces():
             try:
                 lines = mountinfo.raw_lines(pid)
@@ -73,7 +124,7 @@ class _Search:
                 if self._is_candidate(line):
                     point = mountinfo.parse_line(line)
                     if self._is_branch_of(point, pid):
-                        return point.target
+                        return _described(point, pid)
         return self._find_fuse_overlayfs() if self._fuse_seen else None
 
     def _is_candidate(self, line: bytes) -> bool:
@@ -102,18 +153,38 @@ class _Search:
             return False
         return (info.st_dev, info.st_ino) == self._identity
 
-    def _find_fuse_overlayfs(self) -> Path | None:
+    def _find_fuse_overlayfs(self) -> _Found | None:
         """mountinfo does not name the branches of a FUSE mount; the command line of its process does."""
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
-            words = _command_line(int(name))
-            if os.path.basename(words[0]) != b"fuse-overlayfs":
-                continue
+        for pid, words in fuse_overlayfs_processes():
             branch = _option(words, b"upperdir")
-            if branch is not None and self._is_upper(branch, int(name)):
-                return Path(os.fsdecode(words[-1]))
+            if branch is not None and self._is_upper(branch, pid):
+                return _Found("fuse-overlayfs", Path(os.fsdecode(words[-1])), _namespace(pid), pid)
         return None
+
+
+def _described(point: MountPoint, pid: int) -> _Found:
+    namespace = _namespace(pid)
+    if point.fs_type == "overlay":
+        holder = 0 if namespace == processes.mount_namespace() else _holder_in(namespace)
+        if holder:
+            return _Found("userns", point.target, processes.mount_namespace(), holder)
+        return _Found("overlay", point.target, namespace)
+    return _Found("aufs" if point.fs_type == "aufs" else "copy", point.target, namespace)
+
+
+def _namespace(pid: int) -> int:
+    try:
+        return processes.mount_namespace(pid)
+    except OSError:  # somebody else's, or gone
+        return 0
+
+
+def _holder_in(namespace: int) -> int:
+    """The process of the driver ``userns`` that keeps a namespace; 0 when another thing made it."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _HOLDER in b" ".join(_command_line(int(name))) and _namespace(int(name)) == namespace:
+            return int(name)
+    return 0
 
 
 def _command_line(pid: int) -> list[bytes]:

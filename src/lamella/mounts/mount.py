@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from lamella.errors import InvalidInput, Unsupported
-from lamella.mounts.in_use import upper_in_use
+from lamella.mounts.in_use import live_mount, upper_in_use
 from lamella.mounts.model import Driver, Form, Mount, Mounted, Probe
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "driver",
     "is_mounted",
     "ladder",
+    "live_mount",
     "perform",
     "unmount",
     "upper_in_use",
@@ -28,6 +29,9 @@ __all__ = [
 
 _IMPLEMENTATIONS = {
     "overlay": "lamella.mounts.overlay:OverlayDriver",
+    "userns": "lamella.mounts.userns:UserNamespaceDriver",
+    "fuse-overlayfs": "lamella.mounts.fuse_overlayfs:FuseOverlayfsDriver",
+    "aufs": "lamella.mounts.aufs:AufsDriver",
     "copy": "lamella.mounts.copy:CopyDriver",
 }
 
