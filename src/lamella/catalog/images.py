@@ -9,7 +9,16 @@ from typing import Any
 
 from lamella.catalog.database import Database
 from lamella.catalog.records import DocumentRecord, FoundKind, ImageRecord, LayerRecord
-from lamella.catalog.rows import descriptor, digest_or_none, from_micros, platform, to_micros, to_text
+from lamella.catalog.rows import (
+    descriptor,
+    descriptor_columns,
+    digest_or_none,
+    from_micros,
+    platform,
+    platform_column,
+    read_digest,
+    to_micros,
+)
 from lamella.errors import FailedPrecondition, InvalidInput, NotFound
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import ALGORITHMS, Digest
@@ -108,16 +117,16 @@ class ImageTables:
                 low = f"{algorithm}:{digits}"
                 bounds = (low, low + "g")  # the digits end at f
                 rows = connection.execute("SELECT DISTINCT id FROM images WHERE id >= ? AND id < ?", bounds)
-                found += [(Digest.parse(row[0]), "id") for row in rows]
+                found += [(read_digest(row[0]), "id") for row in rows]
                 rows = connection.execute("SELECT digest, kind FROM documents WHERE digest >= ? AND digest < ?", bounds)
-                found += [(Digest.parse(digest), _FOUND[kind]) for digest, kind in rows]
+                found += [(read_digest(text), _FOUND[kind]) for text, kind in rows]
         return sorted(found)
 
     def blob_diff(self, blob: Digest) -> Digest | None:
         """The diff_id of a layer blob, if it was ever worked out."""
         with self._database.read() as connection:
             row = connection.execute("SELECT diff_id FROM blob_diffs WHERE blob = ?", (str(blob),)).fetchone()
-            return None if row is None else Digest.parse(row[0])
+            return None if row is None else read_digest(row[0])
 
     def set_blob_diff(self, blob: Digest, diff_id: Digest) -> None:
         """Remember the diff_id of a layer blob. It can be worked out again, so this does not wait for the disk."""
@@ -133,8 +142,8 @@ class ImageTables:
         with self._database.read() as connection:
             query = f"SELECT digest, media_type, size, kind FROM documents {where} ORDER BY digest"
             return [
-                DocumentRecord(Digest.parse(digest), media_type, size, kind, _children(connection, digest))
-                for digest, media_type, size, kind in connection.execute(query, parameters)
+                DocumentRecord(read_digest(text), media_type, size, kind, _children(connection, text))
+                for text, media_type, size, kind in connection.execute(query, parameters)
             ]
 
     def _images(self, where: str, parameters: tuple[str, ...]) -> list[ImageRecord]:
@@ -147,38 +156,38 @@ def _list(rows: Iterable[tuple[str]]) -> str:
 
 
 def _children(connection: sqlite3.Connection, document: str) -> tuple[Descriptor, ...]:
-    query = "SELECT descriptor FROM children WHERE document = ? ORDER BY position"
-    return tuple(descriptor(row[0]) for row in connection.execute(query, (document,)))
+    query = "SELECT media_type, digest, size, more FROM children WHERE document = ? ORDER BY position"
+    return tuple(descriptor(*row) for row in connection.execute(query, (document,)))
 
 
 def _image(connection: sqlite3.Connection, row: tuple[Any, ...]) -> ImageRecord:
     manifest, media_type, size, id, config_size, parent, platform_text, created, added = row
     query = "SELECT blob, media_type, size, diff_id, chain_id FROM layers WHERE manifest = ? ORDER BY position"
     return ImageRecord(
-        Digest.parse(manifest),
+        read_digest(manifest),
         media_type,
         size,
-        Digest.parse(id),
+        read_digest(id),
         config_size,
         digest_or_none(parent),
         platform(platform_text),
         None if created is None else from_micros(created),
         from_micros(added),
         tuple(
-            LayerRecord(Digest.parse(blob), layer_type, layer_size, Digest.parse(diff_id), Digest.parse(chain_id))
+            LayerRecord(read_digest(blob), layer_type, layer_size, read_digest(diff_id), read_digest(chain_id))
             for blob, layer_type, layer_size, diff_id, chain_id in connection.execute(query, (manifest,))
         ),
     )
 
 
 def _insert_document(connection: sqlite3.Connection, document: DocumentRecord) -> bool:
-    digest = str(document.digest)
-    row = (digest, document.media_type, document.size, document.kind)
+    text = str(document.digest)
+    row = (text, document.media_type, document.size, document.kind)
     if connection.execute("INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?)", row).rowcount == 0:
         return False
     connection.executemany(
-        "INSERT INTO children VALUES (?, ?, ?, ?)",
-        [(digest, n, str(child.digest), to_text(child)) for n, child in enumerate(document.children)],
+        "INSERT INTO children VALUES (?, ?, ?, ?, ?, ?)",
+        [(text, n, *descriptor_columns(child)) for n, child in enumerate(document.children)],
     )
     return True
 
@@ -187,7 +196,7 @@ def _insert_image(connection: sqlite3.Connection, image: ImageRecord) -> bool:
     """Insert an image, its parent left unknown."""
     manifest = str(image.manifest)
     created = None if image.created is None else to_micros(image.created)
-    row = (manifest, str(image.id), image.config_size, to_text(image.platform), created, to_micros(image.added))
+    row = (manifest, str(image.id), image.config_size, platform_column(image.platform), created, to_micros(image.added))
     if connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?, NULL, ?, ?, ?)", row).rowcount == 0:
         return False
     connection.executemany(

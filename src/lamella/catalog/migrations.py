@@ -1,6 +1,7 @@
 """The schema, as the ordered list of the steps that led to it. A step that was released is never edited.
 
-Times are microseconds since 1970 (UTC), digests are ``algorithm:hex``, descriptors and platforms their JSON.
+Times are microseconds since 1970 (UTC), digests are ``algorithm:hex``, platforms their JSON. ``children.more`` is the
+JSON of a descriptor that has other fields than the three, else empty.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ _FIRST: Migration = (
     """CREATE TABLE children (
         document TEXT NOT NULL REFERENCES documents ON DELETE CASCADE,
         position INTEGER NOT NULL,
+        media_type TEXT NOT NULL,
         digest TEXT NOT NULL,
-        descriptor TEXT NOT NULL,
+        size INTEGER NOT NULL CHECK (size >= 0),
+        more TEXT NOT NULL,
         PRIMARY KEY (document, position)
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX children_by_digest ON children (digest)",
