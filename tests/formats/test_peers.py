@@ -15,7 +15,6 @@ from formats_support import MemorySource, copy, layer, read_all, real_image, run
 
 from lamella.archive.compression import Compression
 from lamella.formats.detect import create_sink, open_source
-from lamella.spec.descriptor import Descriptor
 from lamella.spec.documents import Manifest
 from lamella.spec.endpoint import ImageSource, Offer
 
@@ -128,6 +127,7 @@ def podman(short_path) -> list[str]:
 
 @needs_root
 class TestPodman:
+    # No gzip around a docker archive: skopeo 1.9 and podman 4.3 fail on one, gzip(1)'s too. docker reads it.
     @pytest.mark.parametrize("kind", ["docker-archive", "docker-archive+legacy", "docker-archive+zstd"])
     def test_it_loads_a_docker_archive_and_saves_the_same_images(self, family, tmp_path, podman, kind):
         run(*podman, "load", "-q", "-i", written(family, kind, tmp_path / "out"))
@@ -200,8 +200,3 @@ class TestDocker:
         for record in records[0]:
             texts = [run("tar", "-xOf", tmp_path / name, record) for name in ("out", "back")]
             assert texts[0] == texts[1]
-
-
-def test_the_support_of_these_tests_tells_digests():
-    descriptor = Descriptor.of("x", b"data")
-    assert descriptor.digest.hex == sha256(b"data")
