@@ -156,6 +156,7 @@ class DecompressReader:
             self._account(len(data))
         except (Integrity, ResourceExhausted) as error:
             self._error = error
+            self._decoder = None  # its window may be the larger part of the process
             raise
         return data
 
@@ -306,7 +307,7 @@ class CompressWriter:
             if data:
                 self._sink(data)
             return len(data)
-        self._pending.append(data)
+        self._pending.append(bytes(data))  # a copy only of what could still change
         self._size += len(data)
         if self._size >= _OUTPUT:
             self._drain()

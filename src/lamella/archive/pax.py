@@ -17,9 +17,9 @@ _LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
 _XATTRS = (SCHILY_XATTR, _LIBARCHIVE_XATTR)
 _SPARSE_LISTS = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 _PATHS = (b"path", b"linkpath", b"GNU.sparse.name")
-_OTHERS = b"size uid gid mtime SCHILY.devmajor SCHILY.devminor"
-_SPARSE = b"GNU.sparse.major GNU.sparse.minor GNU.sparse.size GNU.sparse.realsize GNU.sparse.map"
-_KNOWN = frozenset((*_PATHS, *_OTHERS.split(), *_SPARSE.split(), *_SPARSE_LISTS))
+_PLAIN = frozenset(b"path linkpath size uid gid mtime SCHILY.devmajor SCHILY.devminor".split())
+_SPARSE = b"GNU.sparse.major GNU.sparse.minor GNU.sparse.size GNU.sparse.realsize GNU.sparse.map GNU.sparse.name"
+_KNOWN = frozenset((*_PLAIN, *_SPARSE.split(), *_SPARSE_LISTS))
 _DIGITS = 20
 """A number of more digits is out of every range."""
 _TIME = 100
@@ -47,25 +47,31 @@ def records(data: bytes, entry: bytes | None) -> Iterator[tuple[bytes, bytes]]:
 
 
 def is_of_one_file(key: bytes) -> bool:
-    """Whether a record can only be meant for one file: an extended attribute or a part of a sparse map."""
-    return key.startswith((*_XATTRS, b"GNU.sparse."))
+    """Whether a known record can only be meant for one file: an extended attribute or a part of a sparse map."""
+    return key not in _PLAIN
 
 
 class Records:
     """The records in force for one member: a later one replaces an earlier, an empty value removes.
 
     ``sparse_map`` holds the values of the two keywords that sparse format 0.0 repeats: offset and length in turn.
+    ``is_rich`` says that there are extended attributes or parts of a sparse map.
     """
 
-    __slots__ = ("sparse_map", "values")
+    __slots__ = ("is_rich", "sparse_map", "values")
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
+        self.is_rich = False
         self.sparse_map: list[bytes] = []
 
     def update(self, found: Iterable[tuple[bytes, bytes]], entry: bytes | None) -> None:
         """Add records. Raises Integrity when the keywords of a sparse map do not alternate."""
         for key, value in found:
+            if key in _PLAIN:
+                self.values[key] = value
+                continue
+            self.is_rich = True
             if key not in _SPARSE_LISTS:
                 self.values[key] = value
             elif key == _SPARSE_LISTS[len(self.sparse_map) % 2]:

@@ -199,7 +199,7 @@ class TarScanner:
         member.name = records.text(b"path") or member.name
         if member.type in (MemberType.HARDLINK, MemberType.SYMLINK):
             member.linkname = pending.linkname or records.text(b"linkpath") or member.linkname
-        if records.values or records.sparse_map:
+        if records.values or records.is_rich:
             self._apply(member, flag, records)
         # Like Go's reader, which the other engines use: a GNU long name counts more than a pax path.
         member.name = pending.name or member.name
@@ -220,11 +220,13 @@ class TarScanner:
         if member.type in _DEVICES:
             member.major = records.number(b"SCHILY.devmajor", entry) or member.major
             member.minor = records.number(b"SCHILY.devminor", entry) or member.minor
-        member.xattrs = records.xattrs(entry, limit=self._limits.xattr_bytes)
+        if records.is_rich:
+            member.xattrs = records.xattrs(entry, limit=self._limits.xattr_bytes)
         if member.type is MemberType.REGULAR:
             if (size := records.number(b"size", entry)) is not None:
                 member.size = member.stored_size = size
-            self._pax_sparse(member, flag, records)
+            if records.is_rich:
+                self._pax_sparse(member, flag, records)
 
     # Sparse files
 
