@@ -8,13 +8,15 @@ are the same object are equal without a look inside.
 from __future__ import annotations
 
 import enum
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lamella.errors import printable
-from lamella.layers.entry import Kind
+from lamella.layers.entry import Entry, Kind
 from lamella.layers.paths import join
-from lamella.layers.sources import HostSource
+from lamella.layers.sources import ContentSource, HostSource
+from lamella.layers.sparse import data_ranges
 from lamella.layers.tree import MergedTree, Node
 
 _CHUNK = 1 << 20
@@ -127,10 +129,10 @@ class _Comparison:
         if there.label == here.label and was.entry.offset == now.entry.offset and not isinstance(here, HostSource):
             return True
         with there.open(was.entry) as left, here.open(now.entry) as right:
-            while chunk := left.read(_CHUNK):
-                if _read_exactly(right, len(chunk)) != chunk:
-                    return False
-        return True
+            return all(
+                _same_range(left, right, start, end)
+                for start, end in _data(was.entry, there, left) + _data(now.entry, here, right)
+            )
 
     def _relinked(self) -> None:
         """Find names whose file is unchanged but that are no longer, or newly, hard links of each other.
@@ -166,9 +168,31 @@ def root_changed(old: Node, new: Node) -> bool:
     return (was.mode, was.uid, was.gid, was.xattrs) != (now.mode, now.uid, now.gid, now.xattrs)
 
 
-def _read_exactly(stream: object, size: int) -> bytes:
+def _data(entry: Entry, source: ContentSource, stream: io.RawIOBase) -> list[tuple[int, int]]:
+    """Where (from, to) a file may hold something else than zeros: what is a hole on both sides need not be read."""
+    if entry.sparse is not None:
+        return [(start, start + length) for start, length in entry.sparse]
+    if isinstance(source, HostSource):
+        return data_ranges(stream, entry.size)
+    return [(0, entry.size)]
+
+
+def _same_range(left: io.RawIOBase, right: io.RawIOBase, start: int, end: int) -> bool:
+    left.seek(start)
+    right.seek(start)
+    while start < end:
+        chunk = _read_exactly(left, min(_CHUNK, end - start))
+        if _read_exactly(right, len(chunk)) != chunk:
+            return False
+        if not chunk:
+            return True
+        start += len(chunk)
+    return True
+
+
+def _read_exactly(stream: io.RawIOBase, size: int) -> bytes:
     parts: list[bytes] = []
-    while size and (part := stream.read(size)):  # type: ignore[attr-defined]
+    while size and (part := stream.read(size)):
         parts.append(part)
         size -= len(part)
     return b"".join(parts)

@@ -55,10 +55,13 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     sparse: tuple[tuple[int, int], ...] | None = None
 
     def same_metadata(self, other: Entry) -> bool:
-        """Whether kind, mode, owners, mtime, size, link target, device and xattrs are equal; content is not read."""
+        """Whether kind, mode, owners, mtime, size, link target, device and xattrs are equal; content is not read.
+
+        The mode of a symbolic link means nothing, and no file system keeps one.
+        """
         return (
             self.kind == other.kind
-            and self.mode == other.mode
+            and (self.mode == other.mode or self.kind == Kind.SYMLINK)
             and self.mtime == other.mtime
             and self.uid == other.uid
             and self.gid == other.gid

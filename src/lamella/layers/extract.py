@@ -21,7 +21,7 @@ from lamella._sys.files import map_os_error
 from lamella.archive import whiteouts
 from lamella.errors import Integrity, LamellaError, Unsupported, printable
 from lamella.layers.entry import Entry, Kind
-from lamella.layers.override import OVERRIDE_XATTR, needs_override, override_of, written_mode
+from lamella.layers.override import OVERRIDE_XATTR, escape, needs_override, override_of, written_mode
 from lamella.layers.paths import join
 from lamella.layers.sources import ContentSource, TarSource
 from lamella.layers.tree import MergedTree, Node
@@ -30,8 +30,15 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 1 << 20
-_ESCAPED = {Form.OVERLAY: b"trusted.overlay.", Form.OVERLAY_USER: b"user.overlay."}
-_OPAQUE = {Form.OVERLAY: b"trusted.overlay.opaque", Form.OVERLAY_USER: b"user.overlay.opaque"}
+_ESCAPED: dict[Form, tuple[bytes, ...]] = {
+    Form.OVERLAY: (b"trusted.overlay.",),
+    Form.OVERLAY_USER: (b"user.overlay.", b"user.fuseoverlayfs.", b"trusted.overlay."),
+    Form.AUFS: (),
+    Form.PLAIN: (),
+}
+_REFUSED_XATTRS = frozenset(
+    {errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.E2BIG, errno.ENOSPC, errno.ERANGE, errno.EINVAL}
+)
 _TIME_MIN, _TIME_MAX = -(1 << 31) * 10**9, (1 << 31) * 10**9
 _BATCH = 256
 _NEW_FILE = 0o600
@@ -105,9 +112,9 @@ class _Lowers:
             return False
         if self._names is None:
             self._names = {}
-            for name, found in self._tree.walk():
+            for at, found in self._tree.walk():
                 if found.children is None:
-                    self._names.setdefault(id(found), name)
+                    self._names.setdefault(id(found), at)
         name = self._names.get(id(node))
         if name is None:
             return False
@@ -345,26 +352,20 @@ class _Extraction:
         return b"/proc/self/fd/%d/%s" % (self._root, path)
 
     def _xattrs(self, target: int | bytes, entry: Entry, path: bytes) -> None:
-        escaped = _ESCAPED.get(self._form)
-        for name, value in entry.xattrs.items():
-            if escaped is not None and name.startswith(escaped):
-                # Raw, it would steer the union; escaped like this the kernel (6.7) shows it as the plain name.
-                name = escaped + b"overlay." + name[len(escaped) :]
+        for plain, value in entry.xattrs.items():
+            name = plain if self._as_root else escape(plain)
+            for prefix in _ESCAPED[self._form]:
+                if name.startswith(prefix):
+                    # Raw, it would steer the union; escaped like this the kernel (6.7) shows it as the plain name.
+                    name = prefix + b"overlay." + name[len(prefix) :]
             try:
                 os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
             except OSError as error:
-                if error.errno not in (
-                    errno.ENOTSUP,
-                    errno.EPERM,
-                    errno.EACCES,
-                    errno.E2BIG,
-                    errno.ENOSPC,
-                    errno.ERANGE,
-                ):
+                if error.errno not in _REFUSED_XATTRS:
                     raise
                 if error.errno == errno.ENOSPC and len(value) < 2048:
                     raise
-                self._note(f"/{printable(path)}: xattr {printable(name)} cannot be kept here: {error.strerror}")
+                self._note(f"/{printable(path)}: xattr {printable(plain)} cannot be kept here: {error.strerror}")
 
     def _check_time(self, status: os.stat_result, entry: Entry, path: bytes) -> None:
         if status.st_mtime_ns != entry.mtime:

@@ -27,6 +27,7 @@ from lamella.spec.digest import Digest
 MAGIC = b"LAMIDX\x00\x01"
 _BLOCK = 2_048
 _DIGEST_SIZE = 32
+_SIZE_MAX = (1 << 64) - 1
 
 
 _TRAILER = struct.Struct("<32sQQQ")
@@ -105,7 +106,8 @@ class IndexWriter:
         """Add one row."""
         self._pending.append(entry)
         self.entries += 1
-        self.content_size += entry.size
+        # Sparse files of nearly 2**63 bytes are possible in any number; the sum is kept in 64 bits.
+        self.content_size = min(self.content_size + entry.size, _SIZE_MAX)
         if len(self._pending) == _BLOCK:
             self._flush()
 

@@ -18,7 +18,7 @@ from lamella.archive import whiteouts
 from lamella.archive.compression import Compression, DecompressReader
 from lamella.archive.tar import Member, MemberType, TarScanner
 from lamella.archive.whiteouts import Marker
-from lamella.errors import InvalidInput, LamellaError
+from lamella.errors import InvalidInput, LamellaError, printable
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
 from lamella.layers.hashing import Background, ThreadedHasher
 from lamella.layers.index import IndexWriter
@@ -32,6 +32,7 @@ TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.index"
 _CHUNK = 256 << 10
 _MAGIC_SIZE = 16
+_MAJOR_MAX, _MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1
 _KINDS = {
     MemberType.REGULAR: Kind.REGULAR,
     MemberType.HARDLINK: Kind.HARDLINK,
@@ -211,12 +212,12 @@ class Translator:
             yield _row(path, member)
 
     def _hard_link(self, path: bytes, member: Member) -> Iterator[Entry]:
-        target = normalize(member.linkname, self._limits) if member.linkname else b""
+        target = self._target(path, member)
         if not target:
             raise InvalidInput("a hard link to the root", code="hardlink-to-directory", entry=path)
         if target == path:
             raise InvalidInput("a hard link to itself", code="hardlink-to-itself", entry=path)
-        marker, name = whiteouts.classify(target)
+        marker, name = whiteouts.classify(target) if whiteouts.PREFIX in target else (Marker.NONE, b"")
         if marker != Marker.PSEUDO_LINK:
             yield Entry(path, Kind.HARDLINK, member.mode, member.uid, member.gid, member.mtime, link=target)
             return
@@ -233,6 +234,15 @@ class Translator:
                 "a link to an AUFS pseudo-link that is not there", code="hardlink-target-missing", entry=path
             )
 
+    def _target(self, path: bytes, member: Member) -> bytes:
+        """The path that a hard link names. Raises InvalidInput, ResourceExhausted, naming the link."""
+        try:
+            return normalize(member.linkname, self._limits)
+        except LamellaError as error:
+            error.entry = path
+            error.reason = f"a hard link to '{printable(member.linkname[:300])}': {error.reason}"
+            raise
+
     def _marked(self, marker: Marker, subject: bytes, member: Member) -> Iterator[Entry]:
         if marker == Marker.WHITEOUT:
             yield Entry(subject, Kind.WHITEOUT)
@@ -242,13 +252,15 @@ class Translator:
             if member.type == MemberType.REGULAR:
                 self._pseudo[subject] = _row(subject, member)
             elif member.type == MemberType.HARDLINK:
-                target = normalize(member.linkname, self._limits)
+                target = self._target(subject, member)
                 self._pseudo_first[subject] = target
                 yield Entry(target, Kind.PSEUDO_LINK)
 
 
 def _row(path: bytes, member: Member) -> Entry:
     xattrs = member.xattrs
+    if member.major > _MAJOR_MAX or member.minor > _MINOR_MAX:
+        raise InvalidInput("a device number that no kernel has", code="device-number", entry=path)
     return Entry(
         path,
         _KINDS[member.type],

@@ -12,6 +12,18 @@ import msgspec
 from lamella.layers.entry import Entry, Kind
 
 OVERRIDE_XATTR = b"user.lamella.stat"
+_OURS = b"user.lamella."
+_ESCAPED = b"user.lamella.image."
+
+
+def escape(name: bytes) -> bytes:
+    """The name to keep an image's own xattr under, so that it is not taken for ours."""
+    return _ESCAPED + name[len(_OURS) :] if name.startswith(_OURS) else name
+
+
+def unescape(name: bytes) -> bytes:
+    """The inverse of ``escape``."""
+    return _OURS + name[len(_ESCAPED) :] if name.startswith(_ESCAPED) else name
 
 
 def override_of(entry: Entry) -> bytes:

@@ -19,7 +19,7 @@ from lamella.archive.whiteouts import Marker
 from lamella.errors import InvalidInput, ResourceExhausted, Unsupported
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
 from lamella.layers.index import LayerIndex
-from lamella.layers.override import OVERRIDE_XATTR, restore
+from lamella.layers.override import OVERRIDE_XATTR, restore, unescape
 from lamella.layers.paths import join
 from lamella.layers.sources import HostSource
 from lamella.mounts.model import Form
@@ -40,13 +40,12 @@ _PRIVATE = {
     Form.AUFS: (),
     Form.PLAIN: (),
 }
-_OPAQUE = (b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque")
-_STRANGE = (
-    b"trusted.overlay.redirect",
-    b"user.overlay.redirect",
-    b"trusted.overlay.metacopy",
-    b"user.overlay.metacopy",
-)
+_OPAQUE = {form: frozenset(prefix + b"opaque" for prefix in prefixes) for form, prefixes in _PRIVATE.items()}
+_STRANGE = {
+    form: frozenset(prefix + what for prefix in prefixes for what in (b"redirect", b"metacopy"))
+    for form, prefixes in _PRIVATE.items()
+}
+"""Only what the union of a form understands: under another name they are xattrs of the image, and say nothing here."""
 _NO_XATTR_SUPPORT = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES})
 
 
@@ -175,11 +174,11 @@ class _Scanner:
     def _self_rows(self, path: bytes, status: os.stat_result, fd: int) -> Iterator[Entry]:
         """The row of a directory, and the marker that makes it opaque."""
         xattrs = _read_xattrs(fd)
-        if any(name in xattrs for name in _STRANGE):
+        if not _STRANGE[self._form].isdisjoint(xattrs):
             raise Unsupported(
                 "the directory was written through an overlay with redirects", code="overlay-redirect", entry=path
             )
-        if any(xattrs.get(name) == b"y" for name in _OPAQUE):
+        if any(xattrs.get(name) == b"y" for name in _OPAQUE[self._form]):
             yield Entry(path, Kind.OPAQUE)
         yield self._entry(path, Kind.DIRECTORY, status, xattrs)
 
@@ -196,7 +195,7 @@ class _Scanner:
             self.inodes.setdefault(status.st_ino, path)
         link = os.readlink(name, dir_fd=fd) if kind == Kind.SYMLINK else b""
         xattrs = _read_xattrs(f"/proc/self/fd/{fd}".encode() + b"/" + name)
-        if any(strange in xattrs for strange in _STRANGE):
+        if not _STRANGE[self._form].isdisjoint(xattrs):
             raise Unsupported("the file holds metadata only", code="overlay-metacopy", entry=path)
         if self._since is not None and status.st_ctime_ns >= self._since:
             self.touched.add(path)
@@ -224,16 +223,20 @@ class _Scanner:
             os.minor(status.st_rdev) if device else 0,
             self._public_xattrs(xattrs) if xattrs else NO_XATTRS,
         )
-        override = xattrs.get(OVERRIDE_XATTR)
+        # Root writes files as they are. What it finds under this name is the image's, or somebody's who would be root.
+        override = xattrs.get(OVERRIDE_XATTR) if self._owners.mapped is not None else None
         return entry if override is None else restore(entry, override)
 
     def _public_xattrs(self, xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """The image's own xattrs: what the union keeps for itself is left out, what it escapes is unescaped."""
         result = {}
-        for name, value in sorted(xattrs.items()):
+        for stored, value in sorted(xattrs.items()):
+            name = stored
+            if self._owners.mapped is not None:
+                if name == OVERRIDE_XATTR:
+                    continue
+                name = unescape(name)
             prefix = next((p for p in _PRIVATE[self._form] if name.startswith(p)), None)
-            if name == OVERRIDE_XATTR:
-                continue
             if prefix is None:
                 result[name] = value
             elif name.startswith(prefix + b"overlay."):

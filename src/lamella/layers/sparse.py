@@ -29,6 +29,14 @@ def find_segments(stream: io.RawIOBase, size: int) -> tuple[tuple[int, int], ...
     return tuple(segments)
 
 
+def data_ranges(stream: io.RawIOBase, size: int) -> list[tuple[int, int]]:
+    """Where (from, to) a file of the host may hold data: not in holes, for a file that takes less than its size."""
+    fd = getattr(stream, "_fd", None)
+    if fd is None or os.fstat(fd).st_blocks * 512 >= size:
+        return [(0, size)]
+    return _data_ranges(fd, size)
+
+
 def _data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
     ranges, at = [], 0
     while at < size:
