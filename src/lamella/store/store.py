@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from lamella.catalog.holder import Lease
 from lamella.catalog.records import SnapshotRecord
 from lamella.catalog.sqlite import SqliteCatalog
 from lamella.content.local import LocalContent
-from lamella.errors import AlreadyExists, LamellaError, NotFound
+from lamella.errors import AlreadyExists, LamellaError, NotFound, printable
 from lamella.formats.detect import Kind as ArchiveKind
 from lamella.formats.detect import create_sink, open_source
 from lamella.images.create import Creator, Recipe
@@ -156,7 +157,7 @@ class Store:
         """
         source_path = None if path is None else Path(path)
         with self.lease(f"load {path or '-'}") as lease:
-            source = open_source(source_path, spool=lease.directory, limits=self.limits)
+            source = open_source(source_path, spool=lease.directory, limits=self.limits, progress=progress)
             try:
                 loaded = load(
                     self.graph,
@@ -216,7 +217,9 @@ class Store:
                 document = self.graph.find_document(text)
                 lease.hold(document.digest)
                 chosen.append((document, _names_for(self.graph, text, document.digest)))
-            sink = create_sink(format, path, legacy=legacy, spool=lease.directory, limits=self.limits)
+            sink = create_sink(
+                format, path, legacy=legacy, spool=lease.directory, limits=self.limits, progress=progress
+            )
             source = StoreSource(self.graph, chosen)
             if platform is None and format == "docker-archive":
                 platform = Platform.host()
@@ -356,7 +359,7 @@ def _opened(source: Path | str | Reader | BinaryIO) -> Iterator[tuple[Reader, st
         with os_errors(str(source)):
             file = open(source, "rb", buffering=0)  # noqa: SIM115 - closed below
         try:
-            yield file, Path(source).name
+            yield file, printable(os.fsencode(Path(source).name))
         finally:
             file.close()
     else:
