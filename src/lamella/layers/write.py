@@ -74,14 +74,16 @@ def write_tree(
     tree: MergedTree,
     write: Callable[[bytes], object],
     *,
+    top: bool = True,
     times: TimePolicy = TimePolicy(),
     progress: Progress = NO_PROGRESS,
     key: str = "",
 ) -> int:
-    """Write the whole tree as an uncompressed tar, the root first as ``./``; return the number of members."""
+    """Write the whole tree as an uncompressed tar; return the number of members. With ``top`` the root is first, ``./``."""
     writer = _Writer(tree, write, times, progress, key)
     for path, _ in tree.walk():
-        writer.add(path, {})
+        if path or top:
+            writer.add(path, {})
     return writer.close()
 
 
