@@ -57,11 +57,15 @@ def map_os_error(error: OSError, subject: str) -> LamellaError:
 
 @contextmanager
 def os_errors(subject: str) -> Iterator[None]:
-    """Turn every OSError inside into its typed error; LamellaErrors pass through as they are."""
+    """Turn every OSError inside into its typed error, and a NUL in a path; LamellaErrors pass through as they are."""
     try:
         yield
     except OSError as error:
         raise map_os_error(error, subject) from error
+    except ValueError as error:
+        if "embedded null" not in str(error):
+            raise
+        raise InvalidInput("a path with a NUL", code="path-invalid", subject=subject) from error
 
 
 def fsync_dir(directory: Path | int) -> None:

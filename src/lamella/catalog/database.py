@@ -69,6 +69,8 @@ class Database:
                     connection.execute("BEGIN")
                     yield connection
         except InvalidInput as error:  # a digest, a document or a platform that nobody can have written
+            if error.code == "catalog-text":
+                raise
             raise Integrity(f"a row is damaged: {error}", code="catalog-damaged", subject=str(self.path)) from error
 
     @contextmanager
@@ -131,6 +133,8 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise map_sqlite_error(error, self.path) from error
+        except UnicodeEncodeError as error:  # half a surrogate pair, as a file name that is not UTF-8 comes with
+            raise InvalidInput(f"{error.object[:80]!r} is no text", code="catalog-text") from error
 
     def close(self) -> None:
         """Close every connection; one that is in use, when its transaction ends."""

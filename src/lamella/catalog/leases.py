@@ -17,6 +17,7 @@ class LeaseTables:
 
     def add_lease(self, id: str, purpose: str) -> None:
         """Record a lease. Raises AlreadyExists."""
+        purpose = purpose.encode("utf-8", "backslashreplace").decode("utf-8")  # it may name a file that is not UTF-8
         with self._database.write(durable=False) as connection:
             row = (id, now_micros(), purpose)
             if connection.execute("INSERT OR IGNORE INTO leases VALUES (?, ?, ?)", row).rowcount == 0:

@@ -132,5 +132,11 @@ def digest(value: str, what: str) -> Digest:
 
 
 def render(obj: Any) -> bytes:
-    """The one serialisation that Lamella writes: compact, UTF-8, keys in the order given."""
-    return json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    """The one serialisation that Lamella writes: compact, UTF-8, keys in the order given.
+
+    Raises InvalidInput for text that is none: half a surrogate pair, as a command line argument may come with.
+    """
+    try:
+        return json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{error.object[error.start]!r} is no character", code="document-text") from None
