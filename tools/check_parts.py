@@ -66,7 +66,7 @@ def violations(package: Path) -> list[str]:
             other = part_of(name)
             if other == own:
                 continue
-            if other == "__init__" and name == "lamella.__version__":
+            if name == "lamella.__version__":
                 continue
             if other not in LEVEL or LEVEL[other] <= LEVEL[own]:
                 problems.append(f"{path}:{line}: '{own}' imports {name}, which is not below it")
