@@ -22,7 +22,7 @@ class Limits:
     document_bytes: int = 16 * _MIB
     document_depth: int = 64
     header_bytes: int = 4 * _MIB
-    sparse_segments: int = 1_000_000
+    sparse_segments: int = 100_000
     path_bytes: int = 4_096
     path_depth: int = 2_048
     layers: int = 1_000
