@@ -79,7 +79,7 @@ def write_tree(
     progress: Progress = NO_PROGRESS,
     key: str = "",
 ) -> int:
-    """Write the whole tree as an uncompressed tar; return the number of members. With ``top`` the root is first, ``./``."""
+    """Write the whole tree as an uncompressed tar, with ``top`` the root first as ``./``; return how many members."""
     writer = _Writer(tree, write, times, progress, key)
     for path, _ in tree.walk():
         if path or top:
