@@ -1,1 +1,1 @@
-"""cli."""
+"""The command line: the only part that reads the environment, prints, prompts and exits."""

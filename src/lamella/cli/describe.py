@@ -1,0 +1,125 @@
+"""Images, indexes, artifacts and snapshots as JSON documents: what ``inspect`` prints, and parts of it elsewhere."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lamella.catalog.records import DocumentRecord
+    from lamella.images.image import Image
+    from lamella.store.snapshot import Snapshot
+    from lamella.store.store import Store
+
+Document = dict[str, Any]
+
+
+def moment(value: datetime | None) -> str | None:
+    """A time as RFC 3339."""
+    from lamella.spec.documents import format_time
+
+    return None if value is None else format_time(value)
+
+
+def image(item: Image) -> Document:
+    """Everything that the store knows of an image."""
+    parent = item.parent
+    layers = item.layers
+    return {
+        "kind": "image",
+        "id": str(item.id),
+        "digest": str(item.digest),
+        "media_type": item.record.media_type,
+        "names": item.names,
+        "parent": None if parent is None else str(parent.id),
+        "children": [str(child.id) for child in item.children],
+        "platform": str(item.platform),
+        "created": moment(item.created),
+        "added": moment(item.record.added),
+        "author": item.config.author,
+        "size": item.size,
+        "compressed_size": item.compressed_size,
+        "config": item.config.config,
+        "labels": item.labels,
+        "annotations": dict(item.manifest.annotations),
+        "layers": [
+            {
+                "digest": str(layer.digest),
+                "diff_id": str(layer.diff_id),
+                "chain_id": str(layer.chain_id),
+                "media_type": layer.media_type,
+                "size": layer.size,
+                "tar_size": layer.tar_size,
+                "content_size": layer.content_size,
+            }
+            for layer in layers
+        ],
+        "history": [
+            {
+                "created": moment(step.created),
+                "created_by": step.created_by,
+                "author": step.author,
+                "comment": step.comment,
+                "size": step.size,
+                "layer": None if step.layer is None else str(step.layer),
+                "image": None if step.image is None else str(step.image),
+            }
+            for step in item.history()
+        ],
+    }
+
+
+def index(store: Store, document: DocumentRecord) -> Document:
+    """A multi-platform image as a whole; ``id`` of a member is null where the store lacks it."""
+    members = []
+    for child in document.children:
+        record = store.catalog.image(child.digest)
+        platform = child.platform or (None if record is None else record.platform)
+        members.append(
+            {
+                "digest": str(child.digest),
+                "media_type": child.media_type,
+                "size": child.size,
+                "platform": None if platform is None else str(platform),
+                "id": None if record is None else str(record.id),
+            }
+        )
+    return {
+        "kind": "index",
+        "digest": str(document.digest),
+        "media_type": document.media_type,
+        "names": store.graph.names_by_target().get(document.digest, []),
+        "manifests": members,
+    }
+
+
+def artifact(store: Store, document: DocumentRecord) -> Document:
+    """A manifest that is no image: a signature, an attestation, a chart."""
+    return {
+        "kind": "artifact",
+        "digest": str(document.digest),
+        "media_type": document.media_type,
+        "names": store.graph.names_by_target().get(document.digest, []),
+        "blobs": [
+            {"digest": str(child.digest), "media_type": child.media_type, "size": child.size}
+            for child in document.children
+        ],
+    }
+
+
+def snapshot(item: Snapshot) -> Document:
+    """Everything that the store knows of a snapshot."""
+    record, mounted, base = item.record, item.mounted, item.image
+    return {
+        "kind": "snapshot",
+        "key": item.key,
+        "image": {"id": str(base.id), "digest": str(base.digest), "names": base.names},
+        "forked_from": record.source or None,
+        "writable": record.writable,
+        "driver": record.driver,
+        "created": moment(record.created),
+        "upper": str(item.upper),
+        "mounted": None
+        if mounted is None
+        else {"root": str(mounted.root), "target": str(mounted.target), "holder": mounted.holder or None},
+    }
