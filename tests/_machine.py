@@ -9,10 +9,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from lamella._sys import mountinfo, syscalls
 
 NOBODY = 65534
 
@@ -37,8 +40,22 @@ def interpreter_for_all() -> str | None:
     return None
 
 
-def run_as_nobody(function, *arguments):
-    """What ``function`` returns (or raises) in a process of the user nobody; as it is when we are not root anyway."""
+def fuse_for_all() -> None:
+    """Let every user open /dev/fuse, as on most machines, in a mount namespace of this process' own."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
+    with tempfile.TemporaryDirectory() as directory:
+        node = os.path.join(directory, "fuse")
+        os.mknod(node, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+        os.chmod(node, 0o666)
+        syscalls.mount(os.fsencode(node), b"/dev/fuse", None, syscalls.MS_BIND, None)
+
+
+def run_as_nobody(function, *arguments, prepare=None):
+    """What ``function`` returns (or raises) in a process of the user nobody; as it is when we are not root anyway.
+
+    ``prepare`` runs before, in that process, as root.
+    """
     if os.geteuid() != 0:
         return function(*arguments)
     python = interpreter_for_all()
@@ -48,8 +65,10 @@ def run_as_nobody(function, *arguments):
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _become_nobody(python)
         try:
+            if prepare is not None:
+                prepare()
+            _become_nobody(python)
             answer = (True, function(*arguments))
         except BaseException as error:  # noqa: BLE001 - it is raised again on the other side
             answer = (False, error)
@@ -165,6 +184,8 @@ def no_leaks(place: Path):
     count = len(os.listdir("/proc/self/fd"))
     yield
     descriptors, mounts = _state(place)
+    for line in reversed(mounts):  # what leaked must not outlive the test
+        subprocess.run(["umount", "-l", mountinfo.parse_line(os.fsencode(line)).target], check=False)
     assert not descriptors
     assert not mounts
     assert len(os.listdir("/proc/self/fd")) <= count

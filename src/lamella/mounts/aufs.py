@@ -16,7 +16,7 @@ from pathlib import Path
 from lamella._sys import syscalls
 from lamella.errors import LamellaError, Unsupported
 from lamella.mounts import trial
-from lamella.mounts.checks import checked, is_at_target, mount_error, record, refuse_elsewhere, unmount_error
+from lamella.mounts.checks import checked, detach_here, is_at_target, mount_error, record, refuse_elsewhere
 from lamella.mounts.in_use import claimed
 from lamella.mounts.model import Form, Mount, Mounted, Probe
 
@@ -68,11 +68,7 @@ class AufsDriver:
             return
         refuse_elsewhere(mounted)
         _flush_pseudo_links(mounted.target)
-        try:
-            syscalls.umount2(os.fsencode(mounted.target), syscalls.UMOUNT_NOFOLLOW)
-        except OSError as error:
-            if self.is_mounted(mounted):
-                raise unmount_error(error, mounted) from error
+        detach_here(mounted, lambda: self.is_mounted(mounted))
 
     def is_mounted(self, mounted: Mounted) -> bool:
         """As Driver.is_mounted."""

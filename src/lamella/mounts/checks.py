@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from lamella._sys import mountinfo, processes
+from lamella._sys import mountinfo, processes, syscalls
 from lamella._sys.files import map_os_error
 from lamella.errors import AccessDenied, Conflict, InvalidInput, LamellaError, NotFound, ResourceExhausted, Unsupported
 from lamella.mounts.model import Mount, Mounted
+
+_PATIENCE = 0.5
+"""Seconds to wait for a mount that is in use."""
 
 
 def checked(mount: Mount, target: Path, *, needs_work: bool) -> tuple[Mount, Path]:
@@ -94,6 +99,32 @@ def unmount_error(error: OSError, mounted: Mounted) -> LamellaError:
     return map_os_error(error, subject)
 
 
+def detach(mounted: Mounted, how: Callable[[], None], is_mounted: Callable[[], bool]) -> None:
+    """Unmount by ``how``; fine when it is gone already, Conflict (``mount-busy``) when it stays in use.
+
+    A moment's use is waited for: a process that was just forked, by any thread here, has all our files open until it
+    becomes another program, and so keeps the mount busy.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            how()
+            return
+        except OSError as error:
+            if not is_mounted():
+                return
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise unmount_error(error, mounted) from error
+        time.sleep(0.01)
+
+
+def detach_here(mounted: Mounted, is_mounted: Callable[[], bool]) -> None:
+    """``detach`` by the system call, of a mount in this process' namespace."""
+    refuse_elsewhere(mounted)
+    target = os.fsencode(mounted.target)
+    detach(mounted, lambda: syscalls.umount2(target, syscalls.UMOUNT_NOFOLLOW), is_mounted)
+
+
 def process_in_namespace(mounted: Mounted) -> int | None:
     """A process in the namespace where the mount was made (this one first); None when nobody is there any more."""
     for pid in mountinfo.namespaces():
@@ -126,8 +157,3 @@ def refuse_elsewhere(mounted: Mounted) -> None:
             subject=str(mounted.target),
             hint=f"unmount it where it was mounted: nsenter -m -t {process_in_namespace(mounted) or '<pid>'}",
         )
-
-
-def is_root() -> bool:
-    """Whether the caller is the superuser (of its user namespace)."""
-    return os.geteuid() == 0

@@ -6,11 +6,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from lamella._sys import processes, syscalls
+from lamella._sys import processes
 from lamella.errors import InvalidInput
 from lamella.mounts import trial
 from lamella.mounts._bind import bind
-from lamella.mounts.checks import checked, is_at_target, mount_error, record, refuse_elsewhere, unmount_error
+from lamella.mounts.checks import checked, detach_here, is_at_target, mount_error, record
 from lamella.mounts.in_use import claimed
 from lamella.mounts.model import Form, Mount, Mounted, Probe
 
@@ -55,12 +55,7 @@ class CopyDriver:
         """As Driver.unmount."""
         if not mounted.mount_ns or not self.is_mounted(mounted):
             return
-        refuse_elsewhere(mounted)
-        try:
-            syscalls.umount2(os.fsencode(mounted.target), syscalls.UMOUNT_NOFOLLOW)
-        except OSError as error:
-            if self.is_mounted(mounted):
-                raise unmount_error(error, mounted) from error
+        detach_here(mounted, lambda: self.is_mounted(mounted))
 
     def is_mounted(self, mounted: Mounted) -> bool:
         """As Driver.is_mounted; where nothing was mounted: whether the tree is there, in the boot of the record."""

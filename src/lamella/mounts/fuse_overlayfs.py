@@ -10,7 +10,7 @@ from lamella._sys import processes, syscalls
 from lamella._sys.files import os_errors
 from lamella.errors import AccessDenied, LamellaError, ResourceExhausted, Unsupported
 from lamella.mounts import trial
-from lamella.mounts.checks import checked, is_at_target, record, refuse_elsewhere, unmount_error
+from lamella.mounts.checks import checked, detach, is_at_target, record, refuse_elsewhere
 from lamella.mounts.in_use import claimed, fuse_overlayfs_processes
 from lamella.mounts.model import Form, Mount, Mounted, Probe
 
@@ -59,11 +59,7 @@ class FuseOverlayfsDriver:
         if not self.is_mounted(mounted):
             return
         refuse_elsewhere(mounted)
-        try:
-            _detach(mounted.target)
-        except OSError as error:
-            if self.is_mounted(mounted):
-                raise unmount_error(error, mounted) from error
+        detach(mounted, lambda: _detach(mounted.target), lambda: self.is_mounted(mounted))
         if mounted.holder:
             processes.wait_until_gone(mounted.holder, mounted.holder_start, patience=_PATIENCE)
 

@@ -129,9 +129,9 @@ class _Search:
 
     def _is_candidate(self, line: bytes) -> bool:
         """A cheap first look: a line may be 100 KB long and there may be thousands."""
+        self._fuse_seen = self._fuse_seen or b" fuse.fuse-overlayfs " in line
         if b"upperdir=" in line or b" - aufs " in line:
             return True
-        self._fuse_seen = self._fuse_seen or b"fuse-overlayfs" in line
         root = mountinfo.unescape(line.split(b" ", 4)[3])
         return root != b"/" and root.rsplit(b"/", 1)[-1] == self._name
 

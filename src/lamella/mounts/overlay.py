@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lamella._sys import syscalls
 from lamella.mounts import _overlayfs, trial
-from lamella.mounts.checks import checked, is_at_target, mount_error, record, refuse_elsewhere, unmount_error
+from lamella.mounts.checks import checked, detach_here, is_at_target, mount_error, record
 from lamella.mounts.in_use import claimed
 from lamella.mounts.model import Form, Mount, Mounted, Probe
 
@@ -48,12 +47,7 @@ class OverlayDriver:
         """As Driver.unmount."""
         if not self.is_mounted(mounted):
             return
-        refuse_elsewhere(mounted)
-        try:
-            syscalls.umount2(os.fsencode(mounted.target), syscalls.UMOUNT_NOFOLLOW)
-        except OSError as error:
-            if self.is_mounted(mounted):
-                raise unmount_error(error, mounted) from error
+        detach_here(mounted, lambda: self.is_mounted(mounted))
 
     def is_mounted(self, mounted: Mounted) -> bool:
         """As Driver.is_mounted."""

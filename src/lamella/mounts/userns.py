@@ -10,7 +10,7 @@ from pathlib import Path
 from lamella._sys import mountinfo, processes
 from lamella.errors import LamellaError, Unavailable, Unsupported
 from lamella.mounts import trial
-from lamella.mounts.checks import checked, mount_error, record, unmount_error
+from lamella.mounts.checks import checked, detach, mount_error, record, unmount_error
 from lamella.mounts.in_use import claimed
 from lamella.mounts.model import Form, Mount, Mounted, Probe
 
@@ -56,9 +56,7 @@ class UserNamespaceDriver:
         if not self._holder_runs(mounted):
             return
         if self.is_mounted(mounted):
-            answer = _run(["unmount", str(mounted.target), str(mounted.holder), str(mounted.holder_start)], b"")
-            if answer[0] != b"ok" and self.is_mounted(mounted):
-                raise unmount_error(OSError(int(answer[0]), os.fsdecode(answer[2])), mounted)
+            detach(mounted, lambda: _detach(mounted), lambda: self.is_mounted(mounted))
         try:
             processes.terminate(mounted.holder, mounted.holder_start)
         except OSError as error:
@@ -77,6 +75,13 @@ class UserNamespaceDriver:
     @staticmethod
     def _holder_runs(mounted: Mounted) -> bool:
         return mounted.boot_id == processes.boot_id() and processes.is_running(mounted.holder, mounted.holder_start)
+
+
+def _detach(mounted: Mounted) -> None:
+    """Unmount inside the holder's namespaces, as only a process that enters them can. OSError."""
+    answer = _run(["unmount", str(mounted.target), str(mounted.holder), str(mounted.holder_start)], b"")
+    if answer[0] != b"ok":
+        raise OSError(int(answer[0]), os.fsdecode(answer[2]))
 
 
 def _run(arguments: list[str], orders: bytes) -> list[bytes]:
