@@ -499,6 +499,7 @@ class TestSink:
     @pytest.mark.parametrize(
         ("stored", "code"),
         [(gzip.compress(ONE)[:-9], "compression-truncated"), (gzip.compress(ONE) + b"x", "compression-trailing")],
+        ids=["cut off", "with bytes behind it"],
     )
     def test_layers_that_cannot_be_decompressed_are_refused(self, tmp_path, stored, code):
         source = MemorySource()
