@@ -14,10 +14,10 @@ What is imported here is imported when it is first used: ``import lamella`` alon
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # not from typing, whose import would be a third of the time that `lamella --version` takes
+    from typing import Any
 
-if TYPE_CHECKING:
     from lamella.archive.compression import Compression
     from lamella.errors import LamellaError
     from lamella.images.create import Recipe
@@ -84,4 +84,6 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'lamella' has no attribute '{name}'")
+    import importlib
+
     return getattr(importlib.import_module(home), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamella.cli.output import clean
+from lamella.cli.output import clean, human_size
 from lamella.cli.reporter import Reporter, Task
 
 if TYPE_CHECKING:
@@ -70,13 +70,24 @@ class BarReporter(Reporter):
 
 def _new_display() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn
+    from rich.progress import Task as Bar
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        """Bytes a second: lately, and over all once the bar is finished."""
+
+        def render(self, task: Bar) -> Text:
+            speed = task.speed
+            if task.finished:
+                speed = task.completed / task.finished_time if task.finished_time else None
+            return Text("" if speed is None else f"{human_size(speed)}/s", style="progress.data.speed")
 
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(complete_style="cyan", finished_style="green"),
         DownloadColumn(),
-        TransferSpeedColumn(),
+        RateColumn(),
         console=Console(stderr=True),
         refresh_per_second=10,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 
 import click
 
@@ -38,6 +37,8 @@ def report(error: BaseException, session: Session) -> int:
     if is_broken_pipe(error):
         return BROKEN_PIPE
     if environment.debugging():
+        import traceback
+
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, Interrupted):
         _say(session, "interrupted", code="interrupted", kind="interrupted", exit_code=error.exit_code)
