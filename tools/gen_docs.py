@@ -91,6 +91,13 @@ def _options(title: str, command: click.Command, context: click.Context) -> str:
 # -- errors
 
 
+_TAXONOMY = """\
+Every failure of the library is a `LamellaError`. Its class is its kind: what the caller can do about it. Its fields say
+what it is about (`subject`, `entry`, `layer`), why (`reason`), and what mends it (`hint`). Its `code` is stable across
+releases.
+"""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Code:
     """A stable code, the kind of error that carries it, and the part of the package that raises it."""
@@ -109,9 +116,7 @@ def error_reference() -> str:
         [
             NOTE,
             "# Errors and exit codes\n",
-            "Every failure of the library is a `LamellaError`. Its class is its kind: what the caller can do about it.\n"
-            "Its fields say what it is about (`subject`, `entry`, `layer`), why (`reason`), and what mends it (`hint`).\n"
-            "Its `code` is stable across releases.\n",
+            _TAXONOMY,
             "## Exit codes\n",
             _table(("exit code", "meaning"), plain),
             "One for each kind of failure:\n",
