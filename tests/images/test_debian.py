@@ -125,7 +125,7 @@ class TestSaved:
         """With the driver vfs, the only one of podman's that takes a hard link to a file of a lower layer.
 
         containers/storage makes times before 1970 zero, keeps no trusted xattrs on links, leaves a directory with the
-        time of the last thing that it wrote into it, and gives a linked file the mode and the time of the link's header.
+        time of the last thing that it wrote into it, and gives a linked file the mode and the time of its header.
         """
         loaded.save(["debian:it"], disk / "saved", format="docker-archive")
         with peers.Podman(disk, "vfs") as podman:

@@ -23,6 +23,7 @@ class Bounds:
     times: tuple[int, int] = (-(1 << 31) * 10**9, (1 << 33) * 10**9 - 1)
     fractions: bool = True
     special: bool = True
+    utf8: bool = False
     xattrs: tuple[str, ...] = ("user.a", "user.long.name", "trusted.b", "user.utf8-\u00e9")
 
 
@@ -55,12 +56,16 @@ _SPECIAL = [stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK]
 _DEVICES = st.builds(os.makedev, st.integers(1, 4000), st.sampled_from([0, 1, 255, 256, 200_000]))
 
 
-def _names(limit: int) -> st.SearchStrategy[bytes]:
+def _names(bounds: Bounds) -> st.SearchStrategy[bytes]:
     short = st.lists(_LETTERS, min_size=1, max_size=5).map(b"".join)
     long = st.tuples(_LETTERS, st.sampled_from([60, 99, 100, 101, 155, 156, 255])).map(lambda t: (t[0] * 255)[: t[1]])
-    return st.one_of(short, short, short, long).filter(
-        lambda name: len(name) <= limit and name not in (b".", b"..") and not name.startswith(b".wh.")
-    )
+    return st.one_of(short, short, short, long).filter(lambda name: _fits(name, bounds))
+
+
+def _fits(name: bytes, bounds: Bounds) -> bool:
+    if len(name) > bounds.name or name in (b".", b"..") or name.startswith(b".wh."):
+        return False
+    return not bounds.utf8 or name.decode("utf-8", "ignore").encode() == name
 
 
 def _owners(limit: int) -> st.SearchStrategy[int]:
@@ -92,7 +97,7 @@ def trees(draw: st.DrawFn, bounds: Bounds = ALL, size: int = 12) -> list[File]:
     made: dict[bytes, File] = {b"": draw(_files(b"", stat.S_IFDIR, bounds))}
     for _ in range(draw(st.integers(0, size))):
         parents = sorted(path for path, file in made.items() if file.kind == stat.S_IFDIR)
-        parent, name = draw(st.sampled_from(parents)), draw(_names(bounds.name))
+        parent, name = draw(st.sampled_from(parents)), draw(_names(bounds))
         path = parent + b"/" + name if parent else name
         if path in made or len(path) > bounds.path:
             continue
