@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lamella._sys import mountinfo, syscalls
+from lamella._sys.files import remove_tree
 
 NOBODY = 65534
 
@@ -176,6 +177,18 @@ def _state(place: Path) -> tuple[set[str], list[str]]:
             continue
     mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     return {d for d in descriptors if str(place) in d}, [line for line in mounts if str(place) in line]
+
+
+@contextmanager
+def place_for_all():
+    """A directory that every user can reach and write. pytest's own are closed to others, time and again."""
+    place = Path(tempfile.mkdtemp(prefix="lamella-test-")).resolve()
+    place.chmod(0o777)
+    try:
+        with no_leaks(place):
+            yield place
+    finally:
+        remove_tree(place)
 
 
 @contextmanager

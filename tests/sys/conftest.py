@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from _machine import file_system, no_leaks
+from _machine import file_system, no_leaks, place_for_all
 
 
 @pytest.fixture(autouse=True)
@@ -17,13 +17,10 @@ def _nothing_leaks(tmp_path):
 
 
 @pytest.fixture
-def place(tmp_path):
+def place():
     """A directory that every user can reach and write."""
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.name.startswith("pytest-") and directory.stat().st_mode & 0o011 != 0o011:
-            directory.chmod(0o755)
-    tmp_path.chmod(0o777)
-    return tmp_path
+    with place_for_all() as directory:
+        yield directory
 
 
 @pytest.fixture(params=["xfs", "btrfs"])

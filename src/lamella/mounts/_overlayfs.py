@@ -158,9 +158,16 @@ def _attach_one_by_one(
     finally:
         os.close(context)
     try:
+        _check_writable(mount_fd, upper)
         _move(mount_fd, target)
     finally:
         os.close(mount_fd)
+
+
+def _check_writable(place: int | bytes, upper: bytes | None) -> None:
+    """Refuse what the kernel makes, with a line in its log only, when it cannot write to the work directory."""
+    if upper is not None and os.statvfs(place).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EACCES, "the upper and work directories cannot be written, it would be read-only")
 
 
 def _move(mount_fd: int, target: bytes) -> None:
@@ -223,6 +230,11 @@ def _attach_classic(
         text = f"the names of {len(lowers)} layers do not fit the one page of options that this kernel takes"
         raise OSError(errno.E2BIG, text)
     syscalls.mount(SOURCE, target, b"overlay", syscalls.MS_RDONLY if upper is None else 0, data)
+    try:
+        _check_writable(target, upper)
+    except OSError:
+        syscalls.umount2(target, syscalls.MNT_DETACH)
+        raise
 
 
 def _classic_data(lowers: Iterable[bytes], rest: Iterable[bytes]) -> bytes:

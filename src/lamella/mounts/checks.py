@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lamella._sys import mountinfo, processes, syscalls
 from lamella._sys.files import map_os_error
+from lamella._sys.mountinfo import MountPoint
 from lamella.errors import AccessDenied, Conflict, InvalidInput, LamellaError, NotFound, ResourceExhausted, Unsupported
 from lamella.mounts.model import Mount, Mounted
 
@@ -136,15 +137,20 @@ def process_in_namespace(mounted: Mounted) -> int | None:
     return None
 
 
-def is_at_target(mounted: Mounted, *fs_types: str) -> bool:
-    """Whether a file system (of one of these types) is mounted at the recorded target, in the recorded namespace."""
+def mount_point(mounted: Mounted) -> MountPoint | None:
+    """What is mounted at the recorded target, in the recorded namespace of this boot; None when nothing is."""
     if mounted.boot_id != processes.boot_id():
-        return False
+        return None
     pid = process_in_namespace(mounted)
     try:
-        found = None if pid is None else mountinfo.mount_at(mounted.target, pid)
+        return None if pid is None else mountinfo.mount_at(mounted.target, pid)
     except OSError:
-        return False
+        return None
+
+
+def is_at_target(mounted: Mounted, *fs_types: str) -> bool:
+    """Whether a file system (of one of these types) is mounted at the recorded target, in the recorded namespace."""
+    found = mount_point(mounted)
     return found is not None and (not fs_types or found.fs_type in fs_types)
 
 

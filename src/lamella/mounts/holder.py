@@ -19,10 +19,18 @@ from lamella.mounts import _overlayfs
 def main() -> None:
     """Do what the command line asks for: ``mount TARGET`` or ``unmount TARGET PID STARTED``."""
     action, target = sys.argv[1], os.fsencode(sys.argv[2])
+    try:
+        if action == "mount":
+            _stay_behind()
+            _mount(target, sys.stdin.buffer.read().split(b"\0"))
+        else:
+            _unmount(target, int(sys.argv[3]), sys.argv[4])
+    except _StepError as error:
+        os.write(1, error.answer)
+        return
     if action == "mount":
-        _keep(target, sys.stdin.buffer.read().split(b"\0"))
-    else:
-        _answer_for(lambda: _unmount(target, int(sys.argv[3]), sys.argv[4]))
+        _wait()
+    os.write(1, b"ok\0%d" % os.getpid())
 
 
 class _StepError(Exception):
@@ -33,30 +41,23 @@ class _StepError(Exception):
         self.answer = b"%d\0%s\0%s" % (error.errno or 0, step.encode(), os.fsencode(error.strerror or str(error)))
 
 
-def _answer_for(work: object) -> bool:
-    """Run ``work`` and say on standard output how it went."""
-    assert callable(work)
-    try:
-        work()
-    except _StepError as error:
-        os.write(1, error.answer)
-        return False
-    os.write(1, b"ok\0%d" % os.getpid())  # a caller that died meanwhile ends this process here, by SIGPIPE
-    return True
-
-
-def _keep(target: bytes, orders: list[bytes]) -> None:
+def _stay_behind() -> None:
+    """Go on in a process that belongs to nobody who would have to wait for it, and that no terminal ends."""
     if os.fork():
-        os._exit(0)  # the one who stays belongs to nobody who would have to wait for it
+        os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    if not _answer_for(lambda: _mount(target, orders)):
-        os._exit(1)
+
+
+def _wait() -> None:
+    """Let go of everything, say so, and wait to be ended."""
     nothing = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(nothing, fd)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 2)
     os.close(nothing)
+    os.write(1, b"ok\0%d" % os.getpid())  # a caller that died meanwhile ends this process here, by SIGPIPE
+    os.dup2(0, 1)
     while True:
         signal.pause()
 

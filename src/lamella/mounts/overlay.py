@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lamella.mounts import _overlayfs, trial
-from lamella.mounts.checks import checked, detach_here, is_at_target, mount_error, record
+from lamella.mounts.checks import checked, detach_here, mount_error, mount_point, record
 from lamella.mounts.in_use import claimed
 from lamella.mounts.model import Form, Mount, Mounted, Probe
 
@@ -51,4 +51,8 @@ class OverlayDriver:
 
     def is_mounted(self, mounted: Mounted) -> bool:
         """As Driver.is_mounted."""
-        return is_at_target(mounted, "overlay")
+        found = mount_point(mounted)
+        if found is None:
+            return False
+        # On kernels before 5.2, a single layer is shown by a read-only bind mount.
+        return found.fs_type == "overlay" or (b"ro" in found.options and found.root != Path("/"))

@@ -27,6 +27,11 @@ def remembered(name: str, at: Path, attempt: Callable[[Path], Probe]) -> Probe:
     return _known[key]
 
 
+def forget() -> None:
+    """Forget all answers: the machine may have changed."""
+    _known.clear()
+
+
 def try_out(driver: Driver, at: Path) -> Probe:
     """Mount two tiny layers with the driver under ``at``, add and delete a file through the mount, clean up."""
     try:
