@@ -101,10 +101,15 @@ class _Comparison:
                 self._added(join(path, name), after[name])
 
     def _pair(self, path: bytes, was: Node, now: Node) -> None:
-        if not was.entry.same_metadata(now.entry) or not self._same_content(was, now):
+        if not self._untouched(now) and not (was.entry.same_metadata(now.entry) and self._same_content(was, now)):
             self._changes.append(Change(path, ChangeKind.MODIFIED))
         elif now.children is None:
             self._kept.append((path, was, now))
+
+    def _untouched(self, now: Node) -> bool:
+        """Whether a file is the one that was written here from the old tree, even if not all of it could be kept."""
+        here = self._new.sources[now.layer]
+        return isinstance(here, HostSource) and here.touched is not None and now.entry.path not in here.touched
 
     def _added(self, path: bytes, node: Node) -> None:
         self._changes.append(Change(path, ChangeKind.ADDED))
@@ -124,8 +129,6 @@ class _Comparison:
         if was.entry.kind != Kind.REGULAR or was.entry is now.entry or not was.entry.size:
             return True
         there, here = self._old.sources[was.layer], self._new.sources[now.layer]
-        if isinstance(here, HostSource) and here.touched is not None and now.entry.path not in here.touched:
-            return True
         if there.label == here.label and was.entry.offset == now.entry.offset and not isinstance(here, HostSource):
             return True
         with there.open(was.entry) as left, here.open(now.entry) as right:

@@ -259,6 +259,8 @@ class Translator:
 
 def _row(path: bytes, member: Member) -> Entry:
     xattrs = member.xattrs
+    if member.type == MemberType.SYMLINK and not member.linkname:
+        raise InvalidInput("a symbolic link to nothing", code="link-target-empty", entry=path)
     if member.major > _MAJOR_MAX or member.minor > _MINOR_MAX:
         raise InvalidInput("a device number that no kernel has", code="device-number", entry=path)
     return Entry(

@@ -83,10 +83,10 @@ def scan(
 ) -> Scan:
     """Read the tree at ``root``, which records deletions in ``form``.
 
-    ``since`` (ns, the change time of the file system's own clock) marks files with an older change time as untouched.
-    ``lower_inodes`` says, for AUFS, which path of the branches below an inode number belongs to. Sockets are skipped
-    with a note. Raises Unsupported for a branch of an overlay mounted with features that Lamella never uses (redirects,
-    metadata-only copies), since reading it plainly would be wrong.
+    ``since`` (ns, the change time of the file system's own clock) marks what has an older change time, and stands in
+    directories that have, as untouched. ``lower_inodes`` says, for AUFS, which path of the branches below an inode
+    number belongs to. Sockets are skipped with a note. Raises Unsupported for a branch of an overlay mounted with
+    features that Lamella never uses (redirects, metadata-only copies), since reading it plainly would be wrong.
     """
     scanner = _Scanner(root, form, since, owners or Owners.of_caller(), limits)
     scanner.lower_inodes = lower_inodes or {}
@@ -155,6 +155,7 @@ class _Scanner:
         elif kind == Kind.CHARDEV and status.st_rdev == 0 and self._form in (Form.OVERLAY, Form.OVERLAY_USER):
             yield Entry(path, Kind.WHITEOUT)
         elif kind == Kind.DIRECTORY:
+            self._touch(parent, path, status)
             inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:
                 yield from self._self_rows(path, status, inner)
@@ -189,6 +190,7 @@ class _Scanner:
                 yield Entry(path, Kind.PSEUDO_LINK, link=self.lower_inodes.get(self._pseudo[identity], b""))
             first = self._first.setdefault(identity, path)
             if first != path:
+                self._touch(path.rpartition(b"/")[0], first, status)
                 yield Entry(path, Kind.HARDLINK, link=first)
                 return
         if self._form is Form.AUFS:
@@ -197,9 +199,13 @@ class _Scanner:
         xattrs = _read_xattrs(f"/proc/self/fd/{fd}".encode() + b"/" + name)
         if not _STRANGE[self._form].isdisjoint(xattrs):
             raise Unsupported("the file holds metadata only", code="overlay-metacopy", entry=path)
-        if self._since is not None and status.st_ctime_ns >= self._since:
-            self.touched.add(path)
+        self._touch(path.rpartition(b"/")[0], path, status)
         yield self._entry(path, kind, status, xattrs, link)
+
+    def _touch(self, parent: bytes, path: bytes, status: os.stat_result) -> None:
+        """Note what may have changed: also all that is below a directory that may have been moved here."""
+        if self._since is not None and (status.st_ctime_ns >= self._since or parent in self.touched):
+            self.touched.add(path)
 
     def _entry(
         self, path: bytes, kind: Kind, status: os.stat_result, xattrs: dict[bytes, bytes], link: bytes = b""

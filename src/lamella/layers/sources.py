@@ -118,7 +118,7 @@ class TarSource:
 class HostSource:
     """Content of files in a directory of the host that was scanned; links are never followed.
 
-    ``touched`` holds the paths that changed since the directory was filled from the tree below it; None is all of them.
+    ``touched`` holds the paths that may have changed since the directory was filled from a tree; None is all of them.
     """
 
     def __init__(self, root: Path, touched: set[bytes] | None = None) -> None:
