@@ -46,6 +46,8 @@ _STRANGE = {
     for form, prefixes in _PRIVATE.items()
 }
 """Only what the union of a form understands: under another name they are xattrs of the image, and say nothing here."""
+_FUSE_OPAQUE = (whiteouts.OPAQUE, b".wh..opq")
+"""What fuse-overlayfs puts into a directory that it makes opaque, beside the xattr."""
 _NO_XATTR_SUPPORT = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES})
 
 
@@ -147,6 +149,9 @@ class _Scanner:
             raise ResourceExhausted("the directory has more entries than the limit", code="layer-entries", entry=path)
         if self._form is Form.AUFS and name.startswith(whiteouts.PREFIX) and name != whiteouts.PREFIX:
             yield from self._aufs_marker(path)
+            return
+        if self._form is Form.OVERLAY_USER and name in _FUSE_OPAQUE:
+            yield Entry(parent, Kind.OPAQUE)
             return
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
