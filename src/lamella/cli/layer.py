@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lamella.images.image import Image
     from lamella.images.layer import Layer
 
+_NUMBER = 4
+"""More digits than this are the beginning of a digest."""
 _WORDS = {"A": "added", "C": "modified", "D": "deleted"}
 
 
@@ -62,14 +64,15 @@ def command(
 def _choose(image: Image, which: str, name: str) -> Layer:
     """A layer by its number or by a prefix of one of its digests. Raises NotFound, Ambiguous."""
     layers = image.layers
-    if which.isdecimal() and int(which) < len(layers):
-        return layers[int(which)]
-    found = {
-        layer.diff_id: layer
-        for layer in layers
-        for digest in (layer.digest, layer.diff_id)
-        if which and (digest.hex.startswith(which) or str(digest).startswith(which))
-    }
+    if which.isdecimal() and len(which) <= _NUMBER:
+        found = {layer.diff_id: layer for layer in layers[int(which) : int(which) + 1]}
+    else:
+        found = {
+            layer.diff_id: layer
+            for layer in layers
+            for digest in (layer.digest, layer.diff_id)
+            if which and (digest.hex.startswith(which) or str(digest).startswith(which))
+        }
     if len(found) > 1:
         listed = ", ".join(str(diff_id) for diff_id in found)
         raise Ambiguous(f"'{which}' fits the layers {listed}", code="ambiguous-layer", subject=name)
