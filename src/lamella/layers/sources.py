@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from lamella._sys.files import os_errors
+from lamella._sys.beneath import RootDir
+from lamella._sys.files import map_os_error, os_errors
 from lamella.errors import Integrity, printable
 from lamella.layers.entry import Entry
 
@@ -127,19 +128,10 @@ class HostSource:
         self._root = root
 
     def open(self, entry: Entry) -> io.RawIOBase:
-        with os_errors(f"{self.label}/{printable(entry.path)}"):
-            fd = self._descend(entry.path)
+        try:
+            with RootDir(self._root) as root:
+                fd = root.open(entry.path, os.O_RDONLY | os.O_NONBLOCK, links="refuse")
+        except OSError as error:
+            raise map_os_error(error, f"{self.label}/{printable(entry.path)}") from error
         # The file may have changed since the scan: what is read is at most what was seen then.
         return StoredFile(fd, entry)
-
-    def _descend(self, path: bytes) -> int:
-        parts = path.split(b"/")
-        at = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for part in parts[:-1]:
-                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-                os.close(at)
-                at = below
-            return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)
-        finally:
-            os.close(at)

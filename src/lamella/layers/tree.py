@@ -8,7 +8,6 @@ makes telling two trees apart cheap.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -45,9 +44,10 @@ class Node:
 class MergedTree:
     """The tree of a stack of layers. ``sources[node.layer]`` is where a node's content is."""
 
-    __slots__ = ("limits", "root", "sources")
+    __slots__ = ("_links", "limits", "root", "sources")
 
     def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._links: dict[int, int] | None = None
         self.root = Node(implied_directory(b""), 0, {}, None)
         self.sources: tuple[ContentSource, ...] = ()
         self.limits = limits
@@ -94,17 +94,25 @@ class MergedTree:
                 below = node.children
                 stack.extend((join(path, name), below[name]) for name in sorted(below, reverse=True))
 
-    def link_counts(self) -> Counter[int]:
+    def link_counts(self) -> dict[int, int]:
         """How many names each file with more than one has, by ``id`` of its node."""
-        counts: Counter[int] = Counter()
+        if self._links is None:
+            self._links = self._count_links()
+        return self._links
+
+    def _count_links(self) -> dict[int, int]:
+        seen: set[int] = set()
+        counts: dict[int, int] = {}
         stack = [self.root]
         while stack:
             for node in stack.pop().children.values():  # type: ignore[union-attr]
                 if node.children is not None:
                     stack.append(node)
+                elif id(node) in seen:
+                    counts[id(node)] = counts.get(id(node), 1) + 1
                 else:
-                    counts[id(node)] += 1
-        return Counter({key: count for key, count in counts.items() if count > 1})
+                    seen.add(id(node))
+        return counts
 
 
 class Resolver:
