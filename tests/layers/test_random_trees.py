@@ -46,8 +46,8 @@ def _bsd(*options: str) -> tuple[str, ...]:
 
 
 OLD = randomtree.OLD
-# What libarchive cannot: it writes -0.5 s as "-1.5", the name of an xattr that is not ASCII with %XX in it, and cuts the
-# name of a sparse file that is no UTF-8.
+# What libarchive cannot: it writes -0.5 s as "-1.5", the name of an xattr that is not ASCII with %XX in it, and cuts
+# the name of a sparse file that is no UTF-8.
 BSD = replace(randomtree.ALL, times=OLD.times, utf8=True, xattrs=("user.a", "user.long.name", "trusted.b"))
 FORMATS = {
     "gnu-v7": Format(_gnu("--format=v7"), replace(OLD, special=False), whole_seconds=True),

@@ -67,6 +67,7 @@ class _Comparison:
         self._old, self._new = old, new
         self._changes: list[Change] = []
         self._kept: list[tuple[bytes, Node, Node]] = []
+        self._same: list[tuple[bytes, Node]] = []
         self._counted: set[int] = set()
 
     def run(self) -> list[Change]:
@@ -97,6 +98,8 @@ class _Comparison:
                         self._added_below(below, now)
                 elif was.children is None:
                     self._kept.append((below, was, now))
+                else:
+                    self._same.append((below, was))
             for name in after.keys() - before.keys():
                 self._added(join(path, name), after[name])
 
@@ -146,14 +149,24 @@ class _Comparison:
         before, after = self._old.link_counts(), self._new.link_counts()
         if not before and not after:
             return
+        linked = [(path, id(was), id(now)) for path, was, now in self._kept if id(was) in before or id(now) in after]
+        # Names in directories that nobody touched hold their files together with names that somebody did touch.
+        linked += [(path, id(node), id(node)) for path, node in self._files_of_same_directories() if id(node) in before]
         forth: dict[int, int] = {}
         back: dict[int, int] = {}
-        for path, was, now in sorted(self._kept, key=lambda kept: kept[0]):
-            if id(was) not in before and id(now) not in after:
-                continue
-            left, right = id(was), id(now)
+        for path, left, right in sorted(linked):
             if forth.setdefault(left, right) != right or back.setdefault(right, left) != left:
                 self._changes.append(Change(path, ChangeKind.MODIFIED))
+
+    def _files_of_same_directories(self) -> Iterator[tuple[bytes, Node]]:
+        stack = self._same
+        while stack:
+            path, directory = stack.pop()
+            for name, node in (directory.children or {}).items():
+                if node.children is None:
+                    yield join(path, name), node
+                else:
+                    stack.append((join(path, name), node))
 
     def _sized(self, change: Change) -> Change:
         if change.kind == ChangeKind.DELETED:
