@@ -165,6 +165,8 @@ class DecompressReader:
         limits = self._limits
         if self.produced > limits.layer_bytes:
             raise ResourceExhausted(f"more than {limits.layer_bytes} bytes uncompressed", code="layer-size")
+        if self.consumed > 2 * limits.layer_bytes + _INPUT:  # members without end that give nothing
+            raise ResourceExhausted(f"more than {2 * limits.layer_bytes} bytes compressed", code="layer-size")
         if self.produced > limits.ratio_floor and self.produced > self.consumed * limits.ratio:
             raise ResourceExhausted(
                 f"{self.consumed} compressed bytes make more than {limits.ratio} times as many", code="compression-bomb"
@@ -191,6 +193,7 @@ class DecompressReader:
             if decoder.eof:
                 self._give_back(decoder.unused_data)
                 self._decoder = None
+                self._account(0)
             elif not data and not piece and not decoder.needs_input:
                 raise Integrity(f"corrupt {self.compression.value} data: it leads nowhere", code="compression-corrupt")
             if data:

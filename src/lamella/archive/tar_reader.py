@@ -77,7 +77,9 @@ class TarScanner:
                 self._with_data(member, flag, block)
             entries += 1
             if entries > self._limits.layer_entries:
-                raise ResourceExhausted(f"more than {self._limits.layer_entries} entries", code="layer-entries")
+                raise ResourceExhausted(
+                    f"more than {self._limits.layer_entries} entries", code="layer-entries", entry=member.name
+                )
             yield member
         if self._pending.used:
             raise Integrity("the archive ends after an extended header", code="tar-truncated", entry=self._entry)

@@ -132,6 +132,9 @@ class Creator:
                 progress=self._progress,
                 key=label,
             )
+            if not found.blob_size:
+                # An empty archive has an end marker: nothing at all is what a pipe delivers whose other end failed.
+                raise InvalidInput("there is nothing to import", code="import-empty", layer=label)
             plain = found.compression is Compression.NONE
             blob = found.diff_id if plain else ingest.digest()
             layer = NewLayer(blob, found.blob_size, found.diff_id, found.tar_size, found.compression)

@@ -18,7 +18,7 @@ from lamella.archive import whiteouts
 from lamella.archive.compression import Compression, DecompressReader
 from lamella.archive.tar import Member, MemberType, TarScanner
 from lamella.archive.whiteouts import Marker
-from lamella.errors import InvalidInput, LamellaError, printable
+from lamella.errors import InvalidInput, LamellaError, ResourceExhausted, printable
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
 from lamella.layers.hashing import Background, ThreadedHasher
 from lamella.layers.index import IndexWriter
@@ -101,6 +101,7 @@ class _Pass:
         self._tar_size = 0
         self._chunk = b""
         self._at = 0
+        self._last: bytes | None = None
 
     def run(self) -> IngestedLayer:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -112,8 +113,13 @@ class _Pass:
         with open(self._directory / INDEX_NAME, "xb") as index_file:
             writer = IndexWriter(index_file)
             scanner = TarScanner(self._read, limits=self._limits)
-            for entry in Translator(self._limits).entries(iter(scanner)):
-                writer.add(entry)
+            try:
+                for entry in Translator(self._limits).entries(iter(scanner)):
+                    writer.add(entry)
+                    self._last = entry.path
+            except ResourceExhausted as error:
+                error.about(entry=self._last)  # a bomb goes off in the data of the entry before
+                raise
             self._drain()
             diff_id = self._hash.digest()
             writer.finish(diff_id, self._tar_size)

@@ -48,6 +48,7 @@ class StoreSink:
         self._cleanup, self._progress = cleanup, progress
         self._lock = threading.Lock()
         self._written: set[Digest] = set()
+        self._registered: set[Digest] = set()
         self._staged = 0
         self.loaded: list[tuple[Descriptor, list[str]]] = []
 
@@ -93,7 +94,8 @@ class StoreSink:
     def _take_layer(self, descriptor: Descriptor, reader: Reader, ingest: Ingest) -> None:
         staging = self._new_staging()
         label = str(descriptor.digest)
-        layer = ingest_layer(reader, staging, ingest.write, label=label, limits=self._graph.limits)
+        notes = _OnlyNotes(self._progress)
+        layer = ingest_layer(reader, staging, ingest.write, label=label, limits=self._graph.limits, progress=notes)
         if layer.compression is Compression.NONE:
             actual = layer.diff_id
             if descriptor.digest.algorithm != actual.algorithm:
@@ -136,6 +138,9 @@ class StoreSink:
                 self.loaded.append((offer.descriptor, names))
 
     def _register(self, descriptor: Descriptor, parent: Digest | None) -> None:
+        if descriptor.digest in self._registered and parent is None:
+            return  # indexes can name each other any number of times
+        self._registered.add(descriptor.digest)
         if descriptor.is_index:
             index = self._graph.index(descriptor.digest)
             for child in index.manifests:
@@ -186,6 +191,25 @@ def _name_or_none(text: str) -> Reference | None:
         return Reference.parse(text)
     except InvalidInput:
         return None
+
+
+class _OnlyNotes:
+    """Passes notes on. The bytes are counted where they are moved."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def start(self, key: str, action: str, *, total: int | None = None, unit: str = "bytes") -> None:
+        pass
+
+    def advance(self, key: str, amount: int) -> None:
+        pass
+
+    def done(self, key: str, outcome: str = "done") -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
 
 
 def _digest_of(path: Path, like: Digest) -> Digest:
