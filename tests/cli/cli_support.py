@@ -38,11 +38,12 @@ class Result:
 
 @dataclass
 class Cli:
-    """``lamella --root STORE``. ``env`` is the whole environment but for what Python needs."""
+    """``lamella --root STORE``. ``env`` is the whole environment but for what Python needs; ``user`` is who runs it."""
 
     root: Path
     cwd: Path
     env: dict[str, str] = field(default_factory=dict)
+    user: int | None = None
 
     def command(self, *arguments: object) -> list[str | bytes]:
         words = [a if isinstance(a, bytes) else str(a) for a in arguments]
@@ -51,6 +52,16 @@ class Cli:
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "PYTHONPATH") if name in os.environ}
         return {**kept, "LC_ALL": "C.UTF-8", **self.env}
+
+    def identity(self) -> dict[str, Any]:
+        """What subprocess is to be told to run something as the user."""
+        return {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
+
+    def works(self) -> bool:
+        """Whether the user may run this Python at all."""
+        command = [sys.executable, "-c", "import lamella.errors"]
+        done = subprocess.run(command, capture_output=True, check=False, cwd="/", **self.identity())
+        return done.returncode == 0
 
     def __call__(self, *arguments: object, code: int = 0, stdin: bytes | None = None, quiet: bool = False) -> Result:
         """Run to the end; the exit code must be ``code``. ``quiet`` also demands that nothing else is said."""
@@ -63,6 +74,7 @@ class Cli:
             env=self.environment(),
             check=False,
             timeout=120,
+            **self.identity(),
         )
         result = Result(done.returncode, done.stdout, done.stderr.decode("utf-8", "backslashreplace"))
         assert result.code == code, f"{arguments}: exit {result.code}\n{result.text}\n{result.err}"
@@ -111,6 +123,7 @@ def special(kind: bytes, **fields: Any) -> tarfile.TarInfo:
     """A member that is no plain file."""
     info = tarfile.TarInfo("x")
     info.type = kind
+    info.mode = 0o777 if kind == tarfile.SYMTYPE else 0o644
     for name, value in fields.items():
         setattr(info, name, value)
     return info
