@@ -25,17 +25,12 @@ from lamella.layers.override import OVERRIDE_XATTR, escape, needs_override, over
 from lamella.layers.paths import join
 from lamella.layers.sources import ContentSource, TarSource
 from lamella.layers.tree import MergedTree, Node
+from lamella.layers.xattrs import written_name
 from lamella.mounts.model import Form
 from lamella.spec.progress import NO_PROGRESS, Progress
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 1 << 20
-_ESCAPED: dict[Form, tuple[bytes, ...]] = {
-    Form.OVERLAY: (b"trusted.overlay.",),
-    Form.OVERLAY_USER: (b"user.overlay.", b"user.fuseoverlayfs.", b"trusted.overlay."),
-    Form.AUFS: (),
-    Form.PLAIN: (),
-}
 _REFUSED_XATTRS = frozenset(
     {errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.E2BIG, errno.ENOSPC, errno.ERANGE, errno.EINVAL}
 )
@@ -354,12 +349,8 @@ class _Extraction:
     def _xattrs(self, target: int | bytes, entry: Entry, path: bytes) -> None:
         for plain, value in entry.xattrs.items():
             name = plain if self._as_root else escape(plain)
-            for prefix in _ESCAPED[self._form]:
-                if name.startswith(prefix):
-                    # Raw, it would steer the union; escaped like this the kernel (6.7) shows it as the plain name.
-                    name = prefix + b"overlay." + name[len(prefix) :]
             try:
-                os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
+                os.setxattr(target, written_name(name, self._form), value, follow_symlinks=isinstance(target, int))
             except OSError as error:
                 if error.errno not in _REFUSED_XATTRS:
                     raise
