@@ -16,6 +16,7 @@ import pytest
 from _machine import NOBODY, fuse_for_all, run_as_nobody
 from lamella import errors
 from lamella.mounts import mount as mounts
+from lamella.mounts.erofs import ErofsDriver
 from lamella.mounts.fuse_overlayfs import FuseOverlayfsDriver
 from lamella.mounts.model import Form, Mount, Mounted
 from lamella.mounts.overlay import OverlayDriver
@@ -55,6 +56,7 @@ WAYS = [
     Way("overlay", OverlayDriver),
     Way("overlay-string", lambda: OverlayDriver(interface="string")),
     Way("overlay-classic", lambda: OverlayDriver(interface="classic")),
+    Way("erofs", ErofsDriver),
     Way("userns", UserNamespaceDriver),
     Way("userns-of-a-user", UserNamespaceDriver, user=True),
     Way("fuse-overlayfs", FuseOverlayfsDriver),

@@ -20,7 +20,7 @@ def _asked_anew():
 
 
 def test_the_order():
-    assert DRIVERS == ("overlay", "userns", "fuse-overlayfs", "aufs", "copy")
+    assert DRIVERS == ("overlay", "userns", "fuse-overlayfs", "aufs", "copy", "erofs")
     assert [driver.name for driver in mounts.ladder()] == list(DRIVERS)
     forms = {driver.name: driver.form for driver in mounts.ladder()}
     assert forms == {
@@ -29,6 +29,7 @@ def test_the_order():
         "fuse-overlayfs": Form.OVERLAY_USER,
         "aufs": Form.AUFS,
         "copy": Form.PLAIN,
+        "erofs": Form.OVERLAY,
     }
 
 

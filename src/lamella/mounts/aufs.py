@@ -36,6 +36,7 @@ class AufsDriver:
 
     name = "aufs"
     form = Form.AUFS
+    in_place = False
 
     def probe(self, at: Path) -> Probe:
         """As Driver.probe."""

@@ -24,6 +24,7 @@ class CopyDriver:
 
     name = "copy"
     form = Form.PLAIN
+    in_place = False
 
     def probe(self, at: Path) -> Probe:
         """As Driver.probe; all it takes is a directory that can be written."""

@@ -29,6 +29,7 @@ class FuseOverlayfsDriver:
 
     name = "fuse-overlayfs"
     form = Form.OVERLAY_USER
+    in_place = False
 
     def probe(self, at: Path) -> Probe:
         """As Driver.probe."""

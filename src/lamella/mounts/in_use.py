@@ -14,6 +14,7 @@ from lamella._sys import mountinfo, processes
 from lamella._sys.files import os_errors
 from lamella._sys.mountinfo import MountPoint
 from lamella.errors import FailedPrecondition
+from lamella.mounts._erofs import images_below
 from lamella.mounts.model import Mounted
 
 _HOLDER = b"from lamella.mounts.holder import main"
@@ -168,7 +169,7 @@ def _described(point: MountPoint, pid: int) -> _Found:
         holder = 0 if namespace == processes.mount_namespace() else _holder_in(namespace)
         if holder:
             return _Found("userns", point.target, processes.mount_namespace(), holder)
-        return _Found("overlay", point.target, namespace)
+        return _Found("erofs" if images_below(point, pid) else "overlay", point.target, namespace)
     return _Found("aufs" if point.fs_type == "aufs" else "copy", point.target, namespace)
 
 

@@ -25,17 +25,31 @@ class Form(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ErofsImage:
+    """An image that is mounted in place: the file with its metadata, and those that hold the content, in their order.
+
+    ``at`` is an empty directory that belongs to this image alone: there it is mounted while something stands on it.
+    """
+
+    metadata: Path
+    devices: tuple[Path, ...]
+    at: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Mount:
     """What to mount: the trees of ``lowers``, topmost first, and over them ``upper``, which takes all changes.
 
     Without an ``upper`` the mount is read-only. ``work`` is an empty directory on the file system of ``upper``, for
-    the drivers that need one (all but aufs and copy).
+    the drivers that need one (all but aufs and copy). ``image`` lies below all of them, for a driver that is
+    ``in_place``.
     """
 
     driver: str
     lowers: tuple[Path, ...]
     upper: Path | None = None
     work: Path | None = None
+    image: ErofsImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +110,11 @@ class Driver(Protocol):
     @property
     def form(self) -> Form:
         """The form of the lowers it takes and of the upper it writes, for this user."""
+        ...
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it mounts images (``Mount.image``) and needs no trees of their layers."""
         ...
 
     def probe(self, at: Path) -> Probe:

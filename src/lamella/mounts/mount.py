@@ -33,6 +33,7 @@ _IMPLEMENTATIONS = {
     "fuse-overlayfs": "lamella.mounts.fuse_overlayfs:FuseOverlayfsDriver",
     "aufs": "lamella.mounts.aufs:AufsDriver",
     "copy": "lamella.mounts.copy:CopyDriver",
+    "erofs": "lamella.mounts.erofs:ErofsDriver",
 }
 
 DRIVERS: tuple[str, ...] = tuple(_IMPLEMENTATIONS)

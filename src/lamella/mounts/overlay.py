@@ -16,6 +16,7 @@ class OverlayDriver:
 
     name = "overlay"
     form = Form.OVERLAY
+    in_place = False
 
     def __init__(self, *, interface: str | None = None, volatile: bool = False) -> None:
         """``interface``: as ``_overlayfs.interface``, None for the best; ``volatile``: as ``_overlayfs.attach``."""

@@ -7,10 +7,13 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from lamella._sys.files import remove_tree
 from lamella.errors import LamellaError
 from lamella.mounts.model import Driver, Mount, Probe
+
+D = TypeVar("D", bound=Driver)
 
 _known: dict[tuple[str, Path, int], Probe] = {}
 
@@ -32,14 +35,17 @@ def forget() -> None:
     _known.clear()
 
 
-def try_out(driver: Driver, at: Path) -> Probe:
-    """Mount two tiny layers with the driver under ``at``, add and delete a file through the mount, clean up."""
+def try_out(driver: D, at: Path, attempt: Callable[[D, Path], Probe] | None = None) -> Probe:
+    """Mount two tiny layers with the driver under ``at``, add and delete a file through the mount, clean up.
+
+    ``attempt`` does something else instead, in the empty directory that it is given.
+    """
     try:
         place = Path(tempfile.mkdtemp(prefix=".probe-", dir=at))
     except OSError as error:
         return Probe(ok=False, reason=f"{at}: {error.strerror}")
     try:
-        return _try_at(driver, place)
+        return _try_at(driver, place) if attempt is None else attempt(driver, place)
     except LamellaError as error:
         return Probe(ok=False, reason=error.reason)
     except OSError as error:

@@ -30,6 +30,7 @@ class UserNamespaceDriver:
 
     name = "userns"
     form = Form.OVERLAY_USER
+    in_place = False
 
     def __init__(self, *, volatile: bool = False) -> None:
         """``volatile``: as ``_overlayfs.attach``."""

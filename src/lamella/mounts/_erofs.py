@@ -1,0 +1,137 @@
+"""The act of mounting EROFS, with system calls only, and of telling where it lies under an overlay.
+
+Files are mounted directly where the kernel can (6.12, and the file system they are on), else through loop devices,
+which end with the mount. Raises OSError with the kernel's own words.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from lamella._sys import mountinfo, syscalls
+from lamella._sys.mountinfo import MountPoint
+
+_STRING_MAX = 255
+_SEPARATOR = re.compile(rb"(?<!\\):")
+
+# linux/loop.h; struct loop_config is the descriptor, the block size, and a struct loop_info64 with the flags in it.
+_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
+_LOOP_CONFIG = struct.Struct("<II52xI240x")
+_READ_ONLY, _AUTOCLEAR = 1, 4
+_LOOP_ATTEMPTS = 64
+
+
+def attach(target: bytes, metadata: bytes, devices: Sequence[bytes], *, loops: bool = False) -> None:
+    """Mount an image at ``target``, read-only. ``loops``: through loop devices only."""
+    if not loops:
+        try:
+            _attach(target, metadata, devices)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTBLK, errno.EINVAL):  # what kernels say who want a block device
+                raise
+            refused = error
+    with ExitStack() as opened:
+        try:
+            names = [_loop(path, opened) for path in (metadata, *devices)]
+        except OSError as error:
+            if loops:
+                raise
+            raise refused from error
+        _attach(target, names[0], names[1:])
+
+
+def _attach(target: bytes, metadata: bytes, devices: Sequence[bytes]) -> None:
+    context = syscalls.fsopen("erofs")
+    try:
+        syscalls.fsconfig_set_flag(context, "ro")
+        with ExitStack() as opened:
+            syscalls.fsconfig_set_string(context, "source", _short(metadata, opened))
+            for device in devices:
+                syscalls.fsconfig_set_string(context, "device", _short(device, opened))
+            syscalls.fsconfig_create(context)
+        mount_fd = syscalls.fsmount(context, syscalls.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(context)
+    try:
+        syscalls.move_mount(mount_fd, target)
+    finally:
+        os.close(mount_fd)
+
+
+def _short(path: bytes, opened: ExitStack) -> bytes:
+    """A name that fits what the kernel takes, valid while ``opened`` is."""
+    if len(path) <= _STRING_MAX:
+        return path
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    opened.callback(os.close, fd)
+    return b"/proc/self/fd/%d" % fd
+
+
+def _loop(path: bytes, opened: ExitStack) -> bytes:
+    """A loop device over a file, gone when neither ``opened`` nor a mount has it any more."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for _ in range(_LOOP_ATTEMPTS):
+                name = b"/dev/loop%d" % fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+                device = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    fcntl.ioctl(device, _LOOP_CONFIGURE, _LOOP_CONFIG.pack(file, 0, _READ_ONLY | _AUTOCLEAR))
+                except OSError as error:
+                    os.close(device)
+                    if error.errno != errno.EBUSY:  # somebody else took it meanwhile
+                        raise
+                    continue
+                opened.callback(os.close, device)
+                return name
+            raise OSError(errno.EBUSY, "no free loop device")
+        finally:
+            os.close(control)
+    finally:
+        os.close(file)
+
+
+def is_attached(target: Path) -> bool:
+    """Whether an image is mounted at ``target`` (resolved) in this namespace."""
+    found = mountinfo.mount_at(target)
+    return found is not None and found.fs_type == "erofs"
+
+
+def images_below(overlay: MountPoint, pid: int | None = None) -> list[Path]:
+    """The directories that an overlay stands on at which images are mounted, in the namespace of a process."""
+    lowers = set(_lowers(overlay))
+    return [
+        point.target
+        for point in mountinfo.mount_points(pid)
+        if point.fs_type == "erofs" and os.fsencode(point.target) in lowers
+    ]
+
+
+def is_below_any(target: Path) -> bool:
+    """Whether an overlay of this namespace stands on ``target``."""
+    name = os.fsencode(target)
+    last = name.rsplit(b"/", 2)
+    for line in mountinfo.raw_lines():
+        if b" - overlay " in line and last[-2] in line and name in _lowers(mountinfo.parse_line(line)):
+            return True
+    return False
+
+
+def _lowers(overlay: MountPoint) -> list[bytes]:
+    found = []
+    for option in overlay.super_options:
+        key, _, value = option.partition(b"=")
+        if key == b"lowerdir+":
+            found.append(value)
+        elif key == b"lowerdir":
+            found += [re.sub(rb"\\(.)", rb"\1", part) for part in _SEPARATOR.split(value)]
+    return found
