@@ -12,6 +12,7 @@ _WORDS = {
     "blob": "Blobs",
     "layer": "Layers",
     "tree": "Extracted trees",
+    "rootfs": "Mountable images",
     "snapshot": "Snapshots",
     "ingest": "Unfinished",
 }

@@ -69,10 +69,10 @@ class LayerStore:
                 self._recent.popitem(last=False)
             return found
 
-    def tar(self, diff_id: Digest) -> Path:
-        """The uncompressed tar of a layer; a missing one is rebuilt first. Raises NotFound."""
+    def tar(self, diff_id: Digest, *, size: int | None = None) -> Path:
+        """The uncompressed tar of a layer; one that is missing, or not of this size, is rebuilt first. NotFound."""
         path = self.path(diff_id) / TAR_NAME
-        if not path.is_file():
+        if not path.is_file() or (size is not None and path.stat().st_size != size):
             self._mend(diff_id)
         return path
 

@@ -26,6 +26,7 @@ from lamella._sys.locks import FileLock
 from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2, syncfs
 from lamella.errors import Conflict, InvalidInput, NotFound
 from lamella.layers.extract import dress_directory, extract
+from lamella.layers.rootfs import RootfsStore
 from lamella.layers.scan import scan
 from lamella.layers.store import LayerStore
 from lamella.layers.tree import MergedTree
@@ -60,10 +61,13 @@ class Stack:
 class Snapshotter:
     """Makes, copies, reads and removes the directories of snapshots. Safe for many processes."""
 
-    def __init__(self, root: Path, layers: LayerStore, trees: TreeStore, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, root: Path, layers: LayerStore, trees: TreeStore, rootfs: RootfsStore, *, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self._root = root
         self._layers = layers
         self._trees = trees
+        self._rootfs = rootfs
         self._limits = limits
 
     def path(self, key: str) -> Path:
@@ -89,9 +93,14 @@ class Snapshotter:
         """Build a fresh snapshot below ``staging``, and missing layer directories; ``publish`` makes it visible."""
         directory = _new_directory(staging)
         upper = directory / "upper"
-        tree = self._layers.tree(stack.diff_ids, limits=self._limits)
         with os_errors(str(directory)):
             upper.mkdir(mode=0o700)
+            if stack.driver.in_place and stack.diff_ids:
+                rootfs = self._rootfs.ensure(stack.diff_ids, staging, progress=progress)
+                dress_directory(upper, rootfs.root, stack.driver.form)
+                _seal(directory)
+                return directory
+            tree = self._layers.tree(stack.diff_ids, limits=self._limits)
             if stack.driver.form is Form.PLAIN:
                 self._fill(tree, stack, upper, staging, progress)
             else:
@@ -159,11 +168,17 @@ class Snapshotter:
         directory = self.path(key)
         if stack.driver.form is Form.PLAIN:
             return Mount(stack.driver.name, (), directory / "upper")
-        trees = self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
-        lowers = (*reversed(self.bases(key)), *reversed(trees)) or (directory / "empty",)
+        trees, image = [], None
+        if not stack.driver.in_place:
+            trees = self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
+        elif stack.diff_ids:
+            image = self._rootfs.ensure(stack.diff_ids, staging, progress=progress).image
+        lowers = (*reversed(self.bases(key)), *reversed(trees))
+        if not lowers and image is None:
+            lowers = (directory / "empty",)
         if not stack.writable:
-            return Mount(stack.driver.name, lowers)
-        return Mount(stack.driver.name, lowers, directory / "upper", directory / "work")
+            return Mount(stack.driver.name, lowers, image=image)
+        return Mount(stack.driver.name, lowers, directory / "upper", directory / "work", image)
 
     def trees(self, key: str, stack: Stack, *, progress: Progress = NO_PROGRESS) -> tuple[MergedTree, MergedTree]:
         """The merged trees of the image and of the snapshot. May be read while the snapshot is mounted."""

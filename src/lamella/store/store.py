@@ -23,6 +23,7 @@ from lamella.images.create import Creator, Recipe
 from lamella.images.graph import Graph
 from lamella.images.image import Image
 from lamella.layers.compare import Change, compare
+from lamella.layers.rootfs import RootfsStore
 from lamella.layers.scan import scan
 from lamella.layers.store import LayerStore
 from lamella.layers.tree import MergedTree
@@ -65,7 +66,8 @@ class Store:
         self.content = LocalContent(root)
         self.layers = LayerStore(root / "layers", rebuild=self._rebuild)
         self.trees = TreeStore(root / "trees", self.layers)
-        self.snapshotter = Snapshotter(root / "snapshots", self.layers, self.trees, limits=limits)
+        self.rootfs = RootfsStore(root / "rootfs", self.layers, limits=limits)
+        self.snapshotter = Snapshotter(root / "snapshots", self.layers, self.trees, self.rootfs, limits=limits)
         self.graph = Graph(self.content, self.catalog, self.layers, limits)
         self.sync_layout()
 
@@ -94,7 +96,7 @@ class Store:
     @property
     def holdings(self) -> Holdings:
         """What upkeep works on."""
-        return Holdings(self.root, self.catalog, self.content, self.layers, self.trees, self.snapshotter)
+        return Holdings(self.root, self.catalog, self.content, self.layers, self.trees, self.rootfs, self.snapshotter)
 
     def lease(self, purpose: str) -> Lease:
         """A lease, to be used as a context manager."""

@@ -21,6 +21,7 @@ from lamella.catalog.protocol import Catalog
 from lamella.catalog.records import Reachable
 from lamella.content.local import LocalContent
 from lamella.layers.ingest import TAR_NAME
+from lamella.layers.rootfs import RootfsStore
 from lamella.layers.store import LayerStore
 from lamella.layers.trees import TreeStore, disk_usage
 from lamella.snapshots.snapshotter import Snapshotter
@@ -57,6 +58,7 @@ class Holdings:
     content: LocalContent
     layers: LayerStore
     trees: TreeStore
+    rootfs: RootfsStore
     snapshots: Snapshotter
 
     @property
@@ -85,6 +87,7 @@ def collect(holdings: Holdings, *, dry_run: bool = False, only: Collection[Diges
         if not dry_run:
             drop_dead(holdings.catalog, holdings.ingest, dead)
             remove_tree(trash)
+            holdings.rootfs.clear()
     return report
 
 
@@ -111,6 +114,7 @@ class _Sweep:
         self._blobs()
         self._layers()
         self._trees()
+        self._rootfs()
         if self._only is None:
             self._snapshots()
 
@@ -146,6 +150,15 @@ class _Sweep:
                 if self._trash is not None:
                     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
                 self._move("tree", f"{form.value} {chain_id}", path, disk_usage(path))
+
+    def _rootfs(self) -> None:
+        rootfs = self._holdings.rootfs
+        for chain_id in list(rootfs.walk()):
+            # What somebody still looks into stays until the next time.
+            if self._wanted(chain_id, self._reachable.chain_ids) and (
+                self._trash is None or rootfs.release(chain_id)
+            ):
+                self._move("rootfs", str(chain_id), rootfs.path(chain_id), rootfs.size(chain_id))
 
     def _snapshots(self) -> None:
         known = {record.key for record in self._holdings.catalog.snapshots()}

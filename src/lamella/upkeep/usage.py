@@ -37,11 +37,13 @@ def usage(holdings: Holdings) -> list[Usage]:
     blobs = list(holdings.content.walk())
     layers = list(holdings.layers.walk())
     trees = list(holdings.trees.walk())
+    rootfs = list(holdings.rootfs.walk())
     snapshots = list(holdings.snapshots.directories())
     rows = [
         ("blob", len(blobs), sum(blob.size for blob in blobs)),
         ("layer", len(layers), sum(layer_size(holdings.layers.path(diff_id)) for diff_id in layers)),
         ("tree", len(trees), sum(disk_usage(holdings.trees.path(form, chain)) for form, chain in trees)),
+        ("rootfs", len(rootfs), sum(map(holdings.rootfs.size, rootfs))),
         ("snapshot", len(snapshots), sum(disk_usage(holdings.snapshots.path(key)) for key in snapshots)),
         ("ingest", len(list(holdings.ingest.iterdir())), disk_usage(holdings.ingest)),
     ]

@@ -1,0 +1,211 @@
+"""Whole images to be mounted in place, by chain_id: ``rootfs/<chain_id>/``.
+
+    metadata   EROFS, as ``layers.erofs`` writes it: the tree, pointing into the layers' tars
+    side       what is not contiguous in them; only where there is such
+    record     a sha256, and what it is of, in MessagePack: the digests of the two, the tars and their sizes, the root
+    mnt        where it is mounted while a snapshot stands on it
+
+All of it can be made again from the layers, and is, when it is missing or damaged: nothing is mounted that was not
+checked against the record since this process began.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from lamella._sys import mountinfo
+from lamella._sys.files import fsync_dir, os_errors, remove_tree
+from lamella._sys.locks import FileLock
+from lamella.layers.entry import Entry
+from lamella.layers.erofs import VERSION, write_erofs
+from lamella.layers.store import LayerStore
+from lamella.layers.tree import MergedTree
+from lamella.mounts import erofs
+from lamella.mounts.model import ErofsImage
+from lamella.spec.digest import Digest, chain_ids
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
+
+_METADATA, _SIDE, _RECORD, _MOUNT = "metadata", "side", "record", "mnt"
+_DIGEST_SIZE = 32
+
+
+class _Record(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    metadata: bytes
+    side: bytes
+    tars: tuple[tuple[str, int], ...]
+    root: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Rootfs:
+    """An image that is ready to be mounted, and what its root directory is to look like."""
+
+    image: ErofsImage
+    root: Entry
+
+
+class RootfsStore:
+    """The metadata of images. Thread-safe; of many processes that want one image's, one writes it."""
+
+    def __init__(self, root: Path, layers: LayerStore, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._root = root
+        self._layers = layers
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._checked: dict[Digest, tuple[tuple[int, ...], _Record]] = {}
+
+    def path(self, chain_id: Digest) -> Path:
+        """The directory of an image, there or not."""
+        return self._root / chain_id.hex
+
+    def ensure(self, diff_ids: Sequence[Digest], staging: Path, *, progress: Progress = NO_PROGRESS) -> Rootfs:
+        """What to mount for a stack of layers, which are one at least. What is missing or damaged is made first.
+
+        It is written below ``staging``, synced and renamed into place. Raises Unsupported (``erofs-*``), naming the
+        entry, for an image that EROFS cannot hold.
+        """
+        chain_id = chain_ids(tuple(diff_ids))[-1]
+        path = self.path(chain_id)
+        with self._lock:
+            known = self._checked.get(chain_id)
+        if known is None or known[0] != _identity(path):
+            with os_errors(str(self._root)):
+                self._root.mkdir(mode=0o700, exist_ok=True)
+            with FileLock(path.with_name(f"{path.name}.lock")):
+                record = check(path) or self._build(path, chain_id, tuple(diff_ids), staging, progress)
+                known = (_identity(path), record)
+            with self._lock:
+                self._checked[chain_id] = known
+        return self._ready(path, known[1])
+
+    def _ready(self, path: Path, record: _Record) -> Rootfs:
+        devices = [self._layers.tar(Digest.parse(diff_id), size=size) for diff_id, size in record.tars]
+        if record.side:
+            devices.append(path / _SIDE)
+        with os_errors(str(path)):
+            (path / _MOUNT).mkdir(mode=0o700, exist_ok=True)
+        return Rootfs(ErofsImage(path / _METADATA, tuple(devices), path / _MOUNT), record.root)
+
+    def _build(
+        self, path: Path, chain_id: Digest, diff_ids: tuple[Digest, ...], staging: Path, progress: Progress
+    ) -> _Record:
+        fresh = staging / f"rootfs-{chain_id.hex}"
+        tree = self._layers.tree(diff_ids, limits=self._limits)
+        with os_errors(str(path)):
+            fresh.mkdir(mode=0o700)
+            try:
+                record = self._write(fresh, tree, chain_id, diff_ids, progress)
+                if path.exists():
+                    erofs.drop(path / _MOUNT)
+                    os.rename(path, staging / f"damaged-{chain_id.hex}")
+                os.rename(fresh, path)
+                fsync_dir(self._root)
+            except BaseException:
+                remove_tree(fresh)
+                raise
+        return record
+
+    def _write(
+        self, fresh: Path, tree: MergedTree, chain_id: Digest, diff_ids: tuple[Digest, ...], progress: Progress
+    ) -> _Record:
+        # Overlay notes in its upper what it copied up by this and the inode: whatever moves inodes must change it.
+        uuid = hashlib.sha256(b"lamella erofs %d %s" % (VERSION, chain_id.hex.encode())).digest()[:16]
+        with open(fresh / _METADATA, "wb") as out, open(fresh / _SIDE, "wb") as side:
+            layout = write_erofs(tree, out, side, uuid=uuid)
+            for file in (out, side):
+                file.flush()
+                os.fsync(file.fileno())
+        for note in layout.notes:
+            progress.note(note)
+        if not layout.side_size:
+            (fresh / _SIDE).unlink()
+        layers = [diff_ids[position] for position in layout.devices]
+        record = _Record(
+            VERSION,
+            _hash(fresh / _METADATA),
+            _hash(fresh / _SIDE) if layout.side_size else b"",
+            tuple((str(diff_id), self._layers.tar(diff_id).stat().st_size) for diff_id in layers),
+            tree.root.entry,
+        )
+        with open(fresh / _RECORD, "wb") as file:
+            data = msgspec.msgpack.encode(record)
+            file.write(hashlib.sha256(data).digest() + data)
+            file.flush()
+            os.fsync(file.fileno())
+        fsync_dir(fresh)
+        return record
+
+    def walk(self) -> Iterator[Digest]:
+        """Every image that is here."""
+        if self._root.is_dir():
+            for name in sorted(os.listdir(self._root)):
+                if len(name) == 64:
+                    yield Digest("sha256", name)
+
+    def size(self, chain_id: Digest) -> int:
+        """Bytes that an image's metadata takes on disk; what is mounted there is not counted."""
+        total = 0
+        for name in (_METADATA, _SIDE, _RECORD):
+            with suppress(FileNotFoundError):
+                total += (self.path(chain_id) / name).stat().st_blocks * 512
+        return total
+
+    def release(self, chain_id: Digest) -> bool:
+        """Unmount an image that nothing stands on; whether nothing is mounted now."""
+        return erofs.release(self.path(chain_id) / _MOUNT)
+
+    def clear(self) -> None:
+        """Unmount what was left mounted though nothing stands on it, and remove locks of images that are not here."""
+        if not self._root.is_dir():
+            return
+        root = self._root.resolve()
+        for point in mountinfo.mount_points():
+            if point.fs_type == "erofs" and point.target.parent.parent == root:
+                erofs.release(point.target)
+        for path in sorted(self._root.glob("*.lock")):
+            lock = FileLock(path)
+            if not path.with_suffix("").exists() and lock.acquire(blocking=False):
+                path.unlink(missing_ok=True)
+                lock.release()
+
+
+def check(path: Path) -> _Record | None:
+    """The record of an image's directory if all that it says is true of what is there; None if anything is not."""
+    try:
+        data = (path / _RECORD).read_bytes()
+        if hashlib.sha256(data[_DIGEST_SIZE:]).digest() != data[:_DIGEST_SIZE]:
+            return None
+        record = msgspec.msgpack.decode(data[_DIGEST_SIZE:], type=_Record)
+        sound = (
+            record.version == VERSION
+            and _hash(path / _METADATA) == record.metadata
+            and (not record.side or _hash(path / _SIDE) == record.side)
+        )
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.MsgspecError):
+        return None
+    return record if sound else None
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when the files of an image do."""
+    found: list[int] = []
+    for name in (_METADATA, _SIDE, _RECORD):
+        with suppress(OSError):
+            status = (path / name).stat()
+            found += (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return tuple(found)
+
+
+def _hash(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
