@@ -12,10 +12,10 @@ from typing import ClassVar, Self
 
 def printable(path: bytes) -> str:
     """A path inside an image as text for a message: UTF-8 where it is, escapes for the rest and for controls."""
-    return _one_line(path.decode("utf-8", "backslashreplace"))
+    return one_line(path.decode("utf-8", "backslashreplace"))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text as it may be shown: what controls a terminal, ends a line or turns its direction becomes an escape."""
     if text.isprintable():
         return text
@@ -64,7 +64,7 @@ class LamellaError(Exception):
         if self.layer:
             where.append(f"layer {self.layer}")
         text = f"{self.subject}: {self.reason}" if self.subject else self.reason
-        return _one_line(f"{text} ({', '.join(where)})" if where else text)
+        return one_line(f"{text} ({', '.join(where)})" if where else text)
 
 
 class NotFound(LamellaError):

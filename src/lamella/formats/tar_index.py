@@ -81,8 +81,9 @@ class TarIndex:
     def find(self, path: str | bytes) -> Stored:
         """The regular member that a path leads to.
 
-        Raises NotFound (``archive-member-missing``) and InvalidInput (``archive-link-loop``,
-        ``archive-member-type``, ``archive-duplicate``, ``archive-path``).
+        Raises NotFound (``archive-member-missing``), InvalidInput (``archive-link-loop``, ``archive-member-type``,
+        ``archive-duplicate``, ``archive-path``), and ResourceExhausted (``compression-bomb``) for a sparse file that is
+        larger than what is stored of it by more than the ratio that compression may have.
         """
         name = path.encode("utf-8", "surrogatepass") if isinstance(path, str) else path
         follow = _Resolution(self._limits, self.subject)
@@ -96,7 +97,19 @@ class TarIndex:
             raise InvalidInput(
                 "it is not a regular file", code="archive-member-type", subject=self.subject, entry=name
             )
+        if member.sparse is not None:
+            self._check_holes(member, name)
         return member
+
+    def _check_holes(self, member: Stored, name: bytes) -> None:
+        stored = sum(length for _, length in member.sparse or ())
+        if member.size > self._limits.ratio_floor and member.size > stored * self._limits.ratio:
+            raise ResourceExhausted(
+                f"{member.size} bytes, of which {stored} are stored",
+                code="compression-bomb",
+                subject=self.subject,
+                entry=name,
+            )
 
     def open(self, path: str | bytes) -> Reader:
         """The bytes of the file that a path leads to; raises as ``find`` does."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from lamella._sys.files import os_errors
 from lamella.archive import whiteouts
 from lamella.archive.whiteouts import Marker
-from lamella.errors import InvalidInput, ResourceExhausted, Unsupported
+from lamella.errors import InvalidInput, ResourceExhausted, Unsupported, printable
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
 from lamella.layers.index import LayerIndex
 from lamella.layers.override import OVERRIDE_XATTR, restore, unescape
@@ -156,7 +156,7 @@ class _Scanner:
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is None:
-            self.notes.append(f"{os.fsdecode(path)}: sockets are not kept")
+            self.notes.append(f"/{printable(path)}: sockets are not kept")
         elif kind == Kind.CHARDEV and status.st_rdev == 0 and self._form in (Form.OVERLAY, Form.OVERLAY_USER):
             yield Entry(path, Kind.WHITEOUT)
         elif kind == Kind.DIRECTORY:

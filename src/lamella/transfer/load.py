@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
-from lamella.errors import InvalidInput, NotFound
+from lamella.errors import InvalidInput, NotFound, one_line
 from lamella.images.graph import Graph
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
@@ -49,7 +49,7 @@ def load(
     sink = StoreSink(graph, content, lease, cleanup=cleanup, progress=progress)
     copied = copy_images(source, sink, offers=offers, platform=platform, limits=graph.limits, progress=progress)
     for note in copied.notes:
-        progress.note(note)
+        progress.note(one_line(note))
     return [_loaded(graph, descriptor, names) for descriptor, names in sink.loaded]
 
 

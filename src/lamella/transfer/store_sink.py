@@ -13,7 +13,7 @@ from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
 from lamella.content.protocol import Ingest
 from lamella.content.verified import check_whole
-from lamella.errors import Conflict, Integrity, InvalidInput, LamellaError
+from lamella.errors import Conflict, Integrity, InvalidInput, LamellaError, one_line
 from lamella.images.graph import Graph
 from lamella.layers.ingest import TAR_NAME, ingest_layer
 from lamella.spec.descriptor import Descriptor
@@ -131,7 +131,7 @@ class StoreSink:
                 for text in offer.names:
                     reference = _name_or_none(text)
                     if reference is None:
-                        self._progress.note(f"'{text}' is no image name and was not kept")
+                        self._progress.note(one_line(f"'{text[:200]}' is no image name and was not kept"))
                         continue
                     catalog.set_name(str(reference.without_digest()), offer.descriptor.digest)
                     names.append(reference.without_digest().familiar)
