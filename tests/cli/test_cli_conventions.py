@@ -306,8 +306,8 @@ def test_the_completion_script_is_one_that_the_shell_takes(cli: Cli, shell: str)
 
 
 def complete(cli: Cli, line: str) -> list[str]:
-    """What bash is told that could follow; the last word may be empty."""
-    variables = {"_LAMELLA_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    """What bash is told that could follow."""
+    variables = {"_LAMELLA_COMPLETE": "bash_complete", "COMP_LINE": line, "COMP_WORDBREAKS": " \t\n\"'><=;|&(:"}
     environment = {**cli.environment(), **variables, "LAMELLA_ROOT": str(cli.root)}
     done = subprocess.run([sys.executable, "-m", "lamella"], env=environment, capture_output=True, check=True)
     return [text.partition(",")[2] for text in done.stdout.decode().split()]
@@ -321,6 +321,26 @@ def test_completion_knows_verbs_options_names_and_keys(base: Cli) -> None:
     assert complete(base, "lamella commit ") == ["dev"]
     assert complete(base, "lamella inspect ") == ["dev", "base:1"]
     assert complete(base, "lamella save --format ") == ["oci-archive", "oci-dir", "docker-archive"]
+    assert complete(base, "lamella --driver copy cp de") == ["de", "dev"]
+
+
+def test_bash_itself_completes_names_with_colons(base: Cli) -> None:
+    base("tag", "base:1", "base:22")
+    base("tag", "base:1", "other:1")
+    script = base("completion", "bash").text
+    test = f"""
+    lamella() {{ '{sys.executable}' -m lamella "$@"; }}
+    env() {{ local words=("$@"); export "${{words[@]:0:3}}"; lamella; }}
+    {script}
+    COMP_LINE='lamella history base:' COMP_POINT=21
+    _lamella_completion lamella 'base:' history
+    echo "${{COMPREPLY[@]}}"
+    """
+    environment = {**base.environment(), "LAMELLA_ROOT": str(base.root)}
+    done = subprocess.run(["bash", "--norc", "-c", test], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["1", "22"]
+    assert complete(base, "lamella cat base:2") == ["22"]
+    assert complete(base, "lamella save --format=oci-d") == ["oci-dir"]
 
 
 def test_completion_makes_no_store(cli: Cli) -> None:

@@ -59,6 +59,12 @@ def test_paths_do_not_depend_on_the_locale(base: Cli, locale: str) -> None:
     assert base("ls", "x").code == 0
 
 
+def test_a_link_that_leads_nowhere_is_listed(cli: Cli) -> None:
+    cli("import", "-", "x", stdin=tar_of({"gone": special(tarfile.SYMTYPE, linkname="/nowhere")}))
+    assert cli("ls", "x", "gone").lines == ["/gone"]
+    assert "no such file" in cli.fails(10, "ls", "x", "nowhere")
+
+
 def test_cat_prints_bytes_and_follows_links_inside_only(base: Cli) -> None:
     assert base("cat", "base:1", "etc/motd", "/etc/hostname").out == b"welcome\nbase\n"
     assert base("cat", "base:1", "/home/log/old").out == b"x" * 5000

@@ -171,6 +171,9 @@ def _asked_progress(arguments: Sequence[str]) -> Mode:
 def _complete(instruction: str) -> int:
     from click.shell_completion import shell_complete
 
+    from lamella.cli import bash
+
+    bash.register()
     return shell_complete(app, {}, "lamella", environment.COMPLETE, instruction)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -74,6 +74,11 @@ def complete_any(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return complete_snapshot(ctx, param, incomplete) + complete_image(ctx, param, incomplete)
 
 
+def complete_any_or_path(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Keys of snapshots, names of images, paths of the host."""
+    return [CompletionItem(incomplete, type="file"), *complete_any(ctx, param, incomplete)]
+
+
 # -- options
 
 
@@ -137,7 +142,9 @@ def compression_options(choices: tuple[str, ...], default: str) -> Callable[[F],
 
 def output_option(command: F) -> F:
     """``-o FILE``, ``-`` being standard output."""
-    return click.option("-o", "--output", metavar="FILE", help="Where to write; - is standard output.")(command)
+    return click.option(
+        "-o", "--output", metavar="FILE", type=click.Path(), help="Where to write; - is standard output."
+    )(command)
 
 
 def binary_output(output: str | None) -> Path | None:
@@ -150,6 +157,13 @@ def binary_output(output: str | None) -> Path | None:
         raise click.UsageError("standard output is a terminal: redirect it, or write to a file with -o")
     sys.stdout.flush()
     return None
+
+
+def binary_input() -> BinaryIO:
+    """Standard input, which must not be a terminal."""
+    if os.isatty(0):
+        raise click.UsageError("standard input is a terminal: name a file, or redirect it")
+    return open(0, "rb", buffering=0, closefd=False)
 
 
 def no_more() -> None:

@@ -19,6 +19,9 @@ def command(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
+    from lamella.cli import bash
+
+    bash.register()
     maker = get_completion_class(shell)
     assert maker is not None, shell
     root = click.get_current_context().find_root().command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command("cp")
-@click.argument("source", metavar="NAME:PATH|HOSTPATH|-", shell_complete=arguments.complete_any)
-@click.argument("destination", metavar="SNAPSHOT:PATH|HOSTPATH|-", shell_complete=arguments.complete_any)
+@click.argument("source", metavar="NAME:PATH|HOSTPATH|-", shell_complete=arguments.complete_any_or_path)
+@click.argument("destination", metavar="SNAPSHOT:PATH|HOSTPATH|-", shell_complete=arguments.complete_any_or_path)
 @click.option("-L", "--follow-link", "follow", is_flag=True, help="If the source is a link, copy what it leads to.")
 @click.option("-a", "--archive", is_flag=True, help="Accepted for docker's sake: all metadata is kept anyway.")
 @arguments.platform_option
@@ -55,7 +54,7 @@ def command(
             with store.lease("cp -") as lease:
                 from lamella.store.copying import select_tar
 
-                chosen = select_tar(sys.stdin.buffer, lease.directory, limits=store.limits, progress=progress)
+                chosen = select_tar(arguments.binary_input(), lease.directory, limits=store.limits, progress=progress)
                 _deliver(chosen, into, target, destination, progress)
         else:
             from lamella.store.copying import select_host

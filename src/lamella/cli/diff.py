@@ -23,7 +23,7 @@ _WORDS = {"A": "added", "C": "modified", "D": "deleted"}
 
 @click.command("diff")
 @click.argument("old", metavar="SNAPSHOT|IMAGE", shell_complete=arguments.complete_any)
-@click.argument("new", metavar="[SNAPSHOT|IMAGE|DIR]", required=False, shell_complete=arguments.complete_any)
+@click.argument("new", metavar="[SNAPSHOT|IMAGE|DIR]", required=False, shell_complete=arguments.complete_any_or_path)
 @click.option("-0", "--null", is_flag=True, help="Print paths as they are, and lines that end in NUL.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if there are changes.")
 @arguments.json_option

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from lamella.cli import arguments, session
@@ -12,7 +10,7 @@ from lamella.cli.session import Session, pass_session
 
 
 @click.command("import")
-@click.argument("source", metavar="FILE|-")
+@click.argument("source", metavar="FILE|-", type=click.Path())
 @click.argument("name", required=False, shell_complete=arguments.complete_image)
 @arguments.recipe_options
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="What the image runs on.  [default: this machine's]")
@@ -39,7 +37,7 @@ def command(
     recipe = session.recipe(
         author=author, message=message, changes=changes, compression=compression, level=level, platform=platform
     )
-    stream = sys.stdin.buffer if source == "-" else source
+    stream = arguments.binary_input() if source == "-" else source
     with here.store() as store, here.reporting(quiet=quiet) as progress:
         image = store.import_rootfs(stream, name, recipe=recipe, progress=progress)
     write_text(str(image.id))

@@ -68,9 +68,7 @@ def parse_filters(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return pairs
 
 
-def select(
-    store: Store, pattern: str | None, conditions: list[tuple[str, str]], *, everything: bool
-) -> list[Listed]:
+def select(store: Store, pattern: str | None, conditions: list[tuple[str, str]], *, everything: bool) -> list[Listed]:
     """What is to be shown, the newest first."""
     found = []
     for item in _all(store):
@@ -112,9 +110,7 @@ def _meets(item: Listed, key: str, value: str) -> bool:
 def _all(store: Store) -> list[Listed]:
     images = {image.digest: image for image in store.images()}
     documents = store.catalog.documents()
-    names = {
-        digest: tuple(_split(name) for name in texts) for digest, texts in store.graph.names_by_target().items()
-    }
+    names = {digest: tuple(_split(name) for name in texts) for digest, texts in store.graph.names_by_target().items()}
     parts = {child.digest for document in documents for child in document.children}
     parts |= {image.record.parent for image in images.values() if image.record.parent is not None}
     return [_listed(document, images, names.get(document.digest, ()), parts) for document in documents]

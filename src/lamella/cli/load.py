@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command("load")
-@click.argument("source", metavar="[FILE|DIR|-]", required=False)
-@click.option("-i", "--input", "from_", metavar="FILE|DIR|-", help="What to load, as the argument.")
+@click.argument("source", metavar="[FILE|DIR|-]", required=False, type=click.Path())
+@click.option("-i", "--input", "from_", metavar="FILE|DIR|-", type=click.Path(), help="What to load, as the argument.")
 @click.option("--name", metavar="NAME", help="The name for the one image there is.")
 @click.option(
     "--platform",
@@ -62,9 +61,10 @@ def _source(argument: str | None, option: str | None) -> str | None:
     if argument is not None and option is not None:
         raise click.UsageError("what to load is given twice")
     source = argument if argument is not None else option
-    if source is None and sys.stdin is not None and sys.stdin.isatty():
-        raise click.UsageError("standard input is a terminal: name a file with -i")
-    return None if source == "-" else source
+    if source is None or source == "-":
+        arguments.binary_input().close()  # complains about a terminal; the library reads it
+        return None
+    return source
 
 
 def _document(item: Loaded) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import click
 from lamella.cli import arguments, lookup
 from lamella.cli.output import path_fields, write_json, write_names, write_text
 from lamella.cli.session import Session, pass_session
-from lamella.errors import printable
+from lamella.errors import LamellaError, printable
 
 if TYPE_CHECKING:
-    from lamella.layers.view import FileInfo
+    from lamella.layers.view import FileInfo, TreeView
 
 
 @click.command("ls")
@@ -46,7 +46,7 @@ def command(
     if null and long:
         raise click.UsageError("--null prints names only")
     with here.store() as store, lookup.files(store, name, platform) as files:
-        inside = not recursive and not directory and files.stat(path).is_dir
+        inside = not recursive and not directory and _is_directory(files, path)
         if inside:
             found = files.listdir(path)
         else:
@@ -57,6 +57,15 @@ def command(
             _long(found, whole=not inside)
         else:
             write_names((_shown(item, whole=not inside) for item in found), null=null)
+
+
+def _is_directory(files: TreeView, path: bytes) -> bool:
+    """Whether ``path`` leads to a directory; a link that leads nowhere is listed itself."""
+    try:
+        return files.stat(path).is_dir
+    except LamellaError:
+        files.stat(path, follow=False)
+        return False
 
 
 def _shown(item: FileInfo, *, whole: bool) -> bytes:

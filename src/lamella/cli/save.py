@@ -19,7 +19,7 @@ FORMATS = ("oci-archive", "oci-dir", "docker-archive")
 
 @click.command("save")
 @click.argument("names", metavar="IMAGE...", nargs=-1, required=True, shell_complete=arguments.complete_image)
-@click.option("-o", "--output", metavar="FILE|DIR", help="Where to write; - is standard output.")
+@click.option("-o", "--output", metavar="FILE|DIR", type=click.Path(), help="Where to write; - is standard output.")
 @click.option(
     "--format",
     "format_",
