@@ -45,9 +45,14 @@ def usage(holdings: Holdings) -> list[Usage]:
         ("tree", len(trees), sum(disk_usage(holdings.trees.path(form, chain)) for form, chain in trees)),
         ("rootfs", len(rootfs), sum(map(holdings.rootfs.size, rootfs))),
         ("snapshot", len(snapshots), sum(disk_usage(holdings.snapshots.path(key)) for key in snapshots)),
-        ("ingest", len(list(holdings.ingest.iterdir())), disk_usage(holdings.ingest)),
+        ("ingest", len(_unfinished(holdings)), disk_usage(holdings.ingest)),
     ]
     return [Usage(kind, count, size, min(garbage.get(kind, 0), size)) for kind, count, size in rows]
+
+
+def _unfinished(holdings: Holdings) -> list[object]:
+    """What is in ``ingest`` beside the lock files that stay there: directories of leases, blobs on their way in."""
+    return [*holdings.ingest.glob("lease-*"), *holdings.content.ingests()]
 
 
 def image_usage(graph: Graph) -> list[ImageUsage]:
