@@ -188,6 +188,8 @@ def _rmdir(path: Path) -> None:
 
 
 def _remove_all(path: Path) -> None:
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "rmtree would wait for somebody to write to a fifo")
     shutil.rmtree(path)
 
 
