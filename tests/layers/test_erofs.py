@@ -497,6 +497,19 @@ def test_an_image_that_is_mounted_and_unneeded_goes_when_nobody_looks_into_it(st
     assert not list(store.rootfs.walk())
 
 
+def test_an_image_that_erofs_cannot_hold_is_mounted_otherwise(store, disk):
+    tar = disk / "tar"
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member("big", xattrs={"user.big": b"v" * 65_536}))
+    image = store.import_rootfs(tar)
+    with pytest.raises(Unsupported) as refused:
+        store.prepare(image, driver="erofs")
+    assert (refused.value.code, refused.value.entry) == ("erofs-xattr", b"big")
+    with store.prepare(image) as snapshot, snapshot.mount() as root:
+        assert snapshot.record.driver != "erofs"
+        assert (root / "big").exists()
+
+
 def test_debian_with_layers_that_do_everything(store, debian_image):
     store.load(debian_image.layout)
     image = store.image(debian_image.reference)
