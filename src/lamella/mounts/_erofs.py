@@ -109,21 +109,15 @@ def is_attached(target: Path) -> bool:
 def images_below(overlay: MountPoint, pid: int | None = None) -> list[Path]:
     """The directories that an overlay stands on at which images are mounted, in the namespace of a process."""
     lowers = set(_lowers(overlay))
-    return [
-        point.target
-        for point in mountinfo.mount_points(pid)
-        if point.fs_type == "erofs" and os.fsencode(point.target) in lowers
-    ]
+    points = [mountinfo.parse_line(line) for line in mountinfo.raw_lines(pid) if b" - erofs " in line]
+    return [point.target for point in points if os.fsencode(point.target) in lowers]
 
 
 def is_below_any(target: Path) -> bool:
     """Whether an overlay of this namespace stands on ``target``."""
     name = os.fsencode(target)
-    last = name.rsplit(b"/", 2)
-    for line in mountinfo.raw_lines():
-        if b" - overlay " in line and last[-2] in line and name in _lowers(mountinfo.parse_line(line)):
-            return True
-    return False
+    lines = [line for line in mountinfo.raw_lines() if b" - overlay " in line]
+    return any(name in _lowers(mountinfo.parse_line(line)) for line in lines)
 
 
 def _lowers(overlay: MountPoint) -> list[bytes]:

@@ -54,9 +54,10 @@ def ladder() -> list[Driver]:
     return [driver(name) for name in DRIVERS]
 
 
-def choose(at: Path, forced: str | None = None) -> Driver:
+def choose(at: Path, forced: str | None = None, *, in_place: bool = True) -> Driver:
     """The first driver that works under the directory ``at``, or exactly the ``forced`` one.
 
+    Without ``in_place``, those that mount images are passed over: EROFS cannot hold every image that there can be.
     Unsupported (``driver-unusable``, ``driver-none``) says why each that was asked does not work there.
     """
     if forced is not None:
@@ -68,6 +69,8 @@ def choose(at: Path, forced: str | None = None) -> Driver:
         return wanted
     refusals = []
     for candidate in ladder():
+        if candidate.in_place and not in_place:
+            continue
         probe = candidate.probe(at)
         if probe.ok:
             return candidate

@@ -16,7 +16,7 @@ from lamella.catalog.holder import Lease
 from lamella.catalog.records import SnapshotRecord
 from lamella.catalog.sqlite import SqliteCatalog
 from lamella.content.local import LocalContent
-from lamella.errors import AlreadyExists, LamellaError, NotFound, printable
+from lamella.errors import AlreadyExists, LamellaError, NotFound, Unsupported, printable
 from lamella.formats.detect import Kind as ArchiveKind
 from lamella.formats.detect import create_sink, open_source
 from lamella.images.create import Creator, Recipe
@@ -277,14 +277,30 @@ class Store:
         """A new snapshot on an image. Raises AlreadyExists for the key, Unsupported if no driver works here."""
         base = self.image(image) if isinstance(image, str) else image
         key = self._new_key(key)
-        chosen = mounting.choose(self._snapshot_root(), driver or self._forced_driver)
-        stack = Stack(chosen, base.diff_ids, writable)
         with self.lease(f"prepare {key}") as lease:
             lease.hold(base.digest)
-            built = self.snapshotter.build(stack, lease.directory, progress=progress)
-            record = SnapshotRecord(key, base.digest, "", writable, chosen.name, datetime.now(UTC))
+            built, chosen = self._build(base, writable, driver or self._forced_driver, lease.directory, progress)
+            record = SnapshotRecord(key, base.digest, "", writable, chosen, datetime.now(UTC))
             self._publish_snapshot(built, record)
         return Snapshot(self, key)
+
+    def _build(
+        self, image: Image, writable: bool, forced: str | None, staging: Path, progress: Progress
+    ) -> tuple[Path, str]:
+        """Build a snapshot with the best driver: its directory, and the driver's name.
+
+        An image that EROFS cannot hold is mounted in another way, unless exactly this one is asked for.
+        """
+        chosen = mounting.choose(self._snapshot_root(), forced)
+        try:
+            built = self.snapshotter.build(Stack(chosen, image.diff_ids, writable), staging, progress=progress)
+        except Unsupported as error:
+            if forced is not None or not error.code.startswith("erofs-"):
+                raise
+            progress.note(f"not mounted in place: {error}")
+            chosen = mounting.choose(self._snapshot_root(), in_place=False)
+            built = self.snapshotter.build(Stack(chosen, image.diff_ids, writable), staging, progress=progress)
+        return built, chosen.name
 
     def view(self, image: Image | str, key: str | None = None, *, driver: str | None = None) -> Snapshot:
         """A read-only snapshot."""
