@@ -28,7 +28,7 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
-_XATTR_REFUSED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.E2BIG, errno.ERANGE})
+_XATTR_REFUSED = frozenset({errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.E2BIG, errno.ERANGE, errno.EINVAL})
 _NO_LINK = frozenset({errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP})
 
 
@@ -252,8 +252,16 @@ class TreeWriter:
         # There is no lsetxattrat before Linux 6.13: the way to the directory goes through its descriptor.
         self._xattrs(b"/proc/self/fd/%d/%s" % (directory, name), entry, path)
         if entry.kind != Kind.SYMLINK:
-            os.chmod(name, self._mode(entry), dir_fd=directory)
+            self._change_mode(directory, name, entry)
         self._times(name, entry, path, directory)
+
+    def _change_mode(self, directory: int, name: bytes, entry: Entry) -> None:
+        """chmod(2) would follow a link that somebody in the snapshot has put in the place of what was just made."""
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", self._mode(entry))
+        finally:
+            os.close(fd)
 
     def _mode(self, entry: Entry) -> int:
         if self._as_root or entry.kind == Kind.DIRECTORY or (entry.uid, entry.gid) == (os.geteuid(), os.getegid()):
