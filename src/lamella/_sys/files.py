@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 import stat
@@ -82,6 +83,46 @@ def fsync_dir(directory: Path | int) -> None:
             os.close(fd)
 
 
+def sync_tree(directory: Path, *, few: int = 256) -> None:
+    """Make a tree durable: file by file if it has no more than ``few`` entries, else with its whole file system."""
+    paths = _few_paths(directory, few)
+    if paths is not None:
+        # A file that its own owner may not open is synced with the file system.
+        with suppress(PermissionError):
+            for path in reversed(paths):
+                _fsync_path(path)
+            return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscalls.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _few_paths(directory: Path, few: int) -> list[Path] | None:
+    """The directories and regular files of a tree, from the top down; None if there are more than ``few``."""
+    paths, directories = [directory], [directory]
+    while directories:
+        with os.scandir(directories.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(Path(entry.path))
+                    paths.append(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    paths.append(Path(entry.path))
+        if len(paths) > few:
+            return None
+    return paths
+
+
+def _fsync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Make ``path`` hold exactly ``data``: every reader, and a power cut, finds the old file or the whole new one.
 
@@ -106,6 +147,16 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
             raise
     if durable:
         fsync_dir(path.parent)
+
+
+def drop_temporaries(path: Path) -> None:
+    """Remove what killed writers of ``path`` left (see ``write_atomic``).
+
+    For the holder of whatever keeps others from writing ``path``: the file of a live writer would go too.
+    """
+    with os_errors(str(path)):
+        for left in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
+            left.unlink(missing_ok=True)
 
 
 def _write_all(fd: int, data: bytes) -> None:

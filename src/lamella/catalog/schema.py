@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from lamella._sys.files import os_errors, write_atomic
+from lamella._sys.files import drop_temporaries, os_errors, write_atomic
 from lamella.catalog.migrations import Migration
 from lamella.errors import Integrity, Unsupported
 
@@ -37,6 +37,7 @@ def create(path: Path, migrations: Sequence[Migration]) -> None:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
             if not path.exists():
+                drop_temporaries(path)
                 write_atomic(path, bytes(image))
         finally:
             os.close(directory)

@@ -51,8 +51,11 @@ class SnapshotTable:
             )
 
     def set_mounted(self, key: str, text: str, *, expect: str | None) -> None:
-        """Replace ``mounted``, with ``expect`` only if it is that now. Raises Conflict, NotFound."""
-        with self._database.write() as connection:
+        """Replace ``mounted``, with ``expect`` only if it is that now. Raises Conflict, NotFound.
+
+        No mount outlives a power cut, so this does not wait for the disk.
+        """
+        with self._database.write(durable=False) as connection:
             row = connection.execute("SELECT mounted FROM snapshots WHERE key = ?", (key,)).fetchone()
             if row is None:
                 raise NotFound("there is no such snapshot", code="snapshot-not-found", subject=key)

@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lamella._sys.files import fsync_dir, os_errors, remove_tree
+from lamella._sys import processes
+from lamella._sys.files import os_errors, remove_tree, write_atomic
 from lamella._sys.locks import FileLock
-from lamella._sys.syscalls import syncfs
 from lamella.layers.extract import extract
 from lamella.layers.store import LayerStore
 from lamella.layers.tree import MergedTree
@@ -39,11 +39,13 @@ class TreeStore:
     ) -> list[Path]:
         """The directories of a stack of layers, bottom first, written where they are missing.
 
-        Each is written below ``staging``, synced and renamed into place: a directory that is there is whole.
+        Each is written below ``staging`` and renamed into place. It is not synced, which would cost more than writing
+        it: a mark beside it, which is durable before it shows, tells in which boot it was written, and one of an
+        earlier boot is written anew.
         """
         chains = chain_ids(tuple(diff_ids))
         paths = [self.path(form, chain) for chain in chains]
-        if all(path.is_dir() for path in paths):
+        if all(_is_whole(path) for path in paths):
             return paths
         with os_errors(str(self._root)):
             (self._root / form.value).mkdir(parents=True, exist_ok=True)
@@ -51,10 +53,10 @@ class TreeStore:
         for depth, (diff_id, path) in enumerate(zip(diff_ids, paths, strict=True)):
             under = below or MergedTree()
             below = under.apply(self._layers.index(diff_id), self._layers.source(diff_id))
-            if path.is_dir():
+            if _is_whole(path):
                 continue
             with FileLock(path.with_name(f"{path.name}.lock")):
-                if not path.is_dir():
+                if not _is_whole(path):
                     self._write(under, below, path, form, staging, paths[:depth], progress)
         return paths
 
@@ -66,7 +68,7 @@ class TreeStore:
         with os_errors(str(self._root)):
             path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
-            if not path.is_dir():
+            if not _is_whole(path):
                 self._write(None, tree, path, Form.PLAIN, staging, (), progress)
         return path
 
@@ -87,13 +89,10 @@ class TreeStore:
             with os_errors(str(target)):
                 target.mkdir(mode=0o700)
                 extract(under, tree, target, form, lowers=lowers, progress=progress, key=key)
-                fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    syncfs(fd)
-                finally:
-                    os.close(fd)
+                if path.is_dir():
+                    os.rename(path, target.with_name(f"{target.name}-old"))
+                write_atomic(_boot_mark(path), processes.boot_id().encode())
                 os.rename(target, path)
-                fsync_dir(path.parent)
         except BaseException:
             progress.done(key, "failed")
             if target.exists():
@@ -109,6 +108,27 @@ class TreeStore:
                 for name in sorted(os.listdir(directory)):
                     if len(name) == 64:
                         yield form, Digest("sha256", name)
+
+    def drop_locks(self) -> None:
+        """Remove the lock files and marks of directories that are not there; those that somebody holds stay."""
+        for path in sorted(self._root.glob("*/*.lock")):
+            lock = FileLock(path)
+            if not path.with_suffix("").exists() and lock.acquire(blocking=False):
+                _boot_mark(path.with_suffix("")).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+                lock.release()
+
+
+def _boot_mark(path: Path) -> Path:
+    return path.with_name(f"{path.name}.boot")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a directory is there and was written since the machine started; a power cut may have cut an older one."""
+    try:
+        return _boot_mark(path).read_text() == processes.boot_id() and path.is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def disk_usage(path: Path) -> int:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from lamella._sys import mountinfo, syscalls
+from lamella._sys.files import remove_tree
+from lamella._sys.locks import DirectoryLock
 from lamella.errors import InvalidInput, Unsupported
+from lamella.mounts import trial
 from lamella.mounts.in_use import live_mount, upper_in_use
 from lamella.mounts.model import Driver, Form, Mount, Mounted, Probe
 
@@ -18,6 +24,7 @@ __all__ = [
     "Mounted",
     "Probe",
     "choose",
+    "clear_probes",
     "driver",
     "is_mounted",
     "ladder",
@@ -82,6 +89,29 @@ def choose(at: Path, forced: str | None = None, *, in_place: bool = True) -> Dri
 def perform(mount: Mount, target: Path) -> Mounted:
     """Mount with the driver that the mount names; contract and errors as Driver.mount."""
     return driver(mount.driver).mount(mount, target)
+
+
+def clear_probes(at: Path) -> None:
+    """Clear away what probes under the directory ``at`` left when their process was killed, their mounts too."""
+    for place in sorted(at.glob(f"{trial.PREFIX}*")):
+        lock = DirectoryLock(place)
+        if lock.acquire(blocking=False):
+            try:
+                _unmount_below(place)
+                remove_tree(place)
+            finally:
+                lock.release()
+
+
+def _unmount_below(place: Path) -> None:
+    left = live_mount(place / "upper") if (place / "upper").is_dir() else None
+    if left is not None:
+        unmount(left)
+    resolved = place.resolve()
+    for point in reversed(mountinfo.mount_points()):
+        if point.target.is_relative_to(resolved):
+            with suppress(OSError):
+                syscalls.umount2(os.fsencode(point.target), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
 
 
 def unmount(mounted: Mounted) -> None:

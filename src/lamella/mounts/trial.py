@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from lamella._sys.files import remove_tree
+from lamella._sys.locks import DirectoryLock
 from lamella.errors import LamellaError
 from lamella.mounts.model import Driver, Mount, Probe
+
+PREFIX = ".probe-"
+"""What the names of the directories begin with that drivers are tried in."""
 
 D = TypeVar("D", bound=Driver)
 
@@ -41,9 +45,10 @@ def try_out(driver: D, at: Path, attempt: Callable[[D, Path], Probe] | None = No
     ``attempt`` does something else instead, in the empty directory that it is given.
     """
     try:
-        place = Path(tempfile.mkdtemp(prefix=".probe-", dir=at))
+        lock = _place(at)
     except OSError as error:
         return Probe(ok=False, reason=f"{at}: {error.strerror}")
+    place = lock.path
     try:
         return _try_at(driver, place) if attempt is None else attempt(driver, place)
     except LamellaError as error:
@@ -53,6 +58,15 @@ def try_out(driver: D, at: Path, attempt: Callable[[D, Path], Probe] | None = No
     finally:
         with suppress(LamellaError):
             remove_tree(place)
+        lock.release()
+
+
+def _place(at: Path) -> DirectoryLock:
+    """A new directory, locked: one without a lock was left by a process that was killed."""
+    while True:
+        lock = DirectoryLock(Path(tempfile.mkdtemp(prefix=PREFIX, dir=at)))
+        if lock.acquire():
+            return lock
 
 
 def _try_at(driver: Driver, place: Path) -> Probe:

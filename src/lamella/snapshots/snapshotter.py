@@ -17,13 +17,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamella._sys.copytree import copy_tree
-from lamella._sys.files import fsync_dir, os_errors, remove_tree
+from lamella._sys.files import fsync_dir, os_errors, remove_tree, sync_tree
 from lamella._sys.locks import FileLock
-from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2, syncfs
+from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.errors import Conflict, InvalidInput, NotFound
 from lamella.layers.extract import dress_directory, extract
 from lamella.layers.rootfs import RootfsStore
@@ -173,6 +174,8 @@ class Snapshotter:
             trees = self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
         elif stack.diff_ids:
             image = self._rootfs.ensure(stack.diff_ids, staging, progress=progress).image
+        with os_errors(str(directory)):
+            (directory / "work").mkdir(mode=0o700, exist_ok=True)  # a kill while rolling back can take it away
         lowers = (*reversed(self.bases(key)), *reversed(trees))
         if not lowers and image is None:
             lowers = (directory / "empty",)
@@ -212,21 +215,26 @@ class Snapshotter:
                 fresh.mkdir(mode=0o700)
                 tree = self._layers.tree(stack.diff_ids, limits=self._limits)
                 self._fill(tree, stack, fresh, staging, progress)
-            _sync(fresh)
+            _mark_ready(fresh.parent)
+            sync_tree(fresh)
             renameat2(os.fsencode(fresh), os.fsencode(directory / "upper"), RENAME_EXCHANGE)
-            _mark_ready(directory)
+            # There is one at every moment; while it is the old one, more files look touched than are.
+            os.rename(fresh.parent / "ready", directory / "ready")
             fsync_dir(directory)
             remove_tree(fresh.parent)
             _renew_work(directory)
 
-    def remove(self, key: str) -> None:
-        """Remove a snapshot's directory; absent is no error. The record is the caller's to remove first."""
-        if self.path(key).exists():
-            remove_tree(self.path(key))
+    def remove(self, key: str, trash: Path) -> None:
+        """Move a snapshot's directory into ``trash``, a directory that the caller removes; absent is no error.
+
+        The record is the caller's to remove first. Nobody ever finds half of the directory.
+        """
+        with os_errors(str(self.path(key))), suppress(FileNotFoundError):
+            os.rename(self.path(key), trash / f"removed-{key}")
 
     def directories(self) -> Sequence[str]:
         """The keys that have a directory."""
-        return sorted(os.listdir(self._root)) if self._root.is_dir() else ()
+        return sorted(filter(_KEY.fullmatch, os.listdir(self._root))) if self._root.is_dir() else ()
 
     def _empty_upper(self, upper: Path, tree: MergedTree, form: Form) -> None:
         upper.mkdir(mode=0o700)
@@ -249,24 +257,14 @@ def _seal(directory: Path) -> None:
     for name in ("work", "merged", "empty"):
         (directory / name).mkdir(mode=0o700, exist_ok=True)
     _mark_ready(directory)
-    _sync(directory)
+    sync_tree(directory)
 
 
 def _mark_ready(directory: Path) -> None:
-    (directory / "ready").unlink(missing_ok=True)
     (directory / "ready").touch(mode=0o600)
 
 
 def _renew_work(directory: Path) -> None:
     """Overlay keeps state of an upper in its work directory; a new upper gets a new one."""
-    if (directory / "work").exists():
-        remove_tree(directory / "work")
-        (directory / "work").mkdir(mode=0o700)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)
+    remove_tree(directory / "work")
+    (directory / "work").mkdir(mode=0o700)

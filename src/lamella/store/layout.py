@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lamella._sys.files import os_errors, write_atomic
+from lamella._sys.files import drop_temporaries, os_errors, write_atomic
 from lamella._sys.locks import FileLock
 from lamella.catalog.protocol import Catalog
 from lamella.catalog.records import DocumentRecord
@@ -29,6 +29,8 @@ def write_layout(root: Path, catalog: Catalog) -> None:
     with os_errors(str(root)), FileLock(root / "ingest" / "layout.lock"):
         if not (root / "oci-layout").exists():
             write_atomic(root / "oci-layout", _LAYOUT)
+        drop_temporaries(root / "oci-layout")
+        drop_temporaries(root / "index.json")
         # Read after the lock is held: whoever writes last has seen the newest.
         generation = catalog.generation()
         write_atomic(root / "index.json", jsondoc.render(_index(catalog, generation)))

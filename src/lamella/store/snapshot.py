@@ -15,6 +15,7 @@ from lamella.images.image import Image
 from lamella.layers.compare import Change, compare
 from lamella.layers.view import TreeView
 from lamella.mounts import mount as mounting
+from lamella.mounts.checks import record as mount_record
 from lamella.mounts.model import Mounted
 from lamella.snapshots.snapshotter import Stack
 from lamella.spec.progress import NO_PROGRESS, Progress
@@ -74,6 +75,16 @@ class Snapshot:
         mounted = Mounted.from_json(text)
         return mounted if mounting.is_mounted(mounted) else None
 
+    def _live(self) -> Mounted | None:
+        """The live mount, even if whoever made it was killed before it was recorded. For the holder of the lock."""
+        mounted, record = self.mounted, self.record
+        if mounted is not None:
+            return mounted
+        if record.writable:
+            return mounting.live_mount(self.upper)
+        unrecorded = mount_record(record.driver, self._store.snapshotter.path(self.key) / "merged")
+        return unrecorded if mounting.is_mounted(unrecorded) else None
+
     @property
     def upper(self) -> Path:
         """The directory that takes what is written (with the copy driver: the whole tree)."""
@@ -101,7 +112,7 @@ class Snapshot:
         """
         snapshotter, catalog = self._store.snapshotter, self._store.catalog
         with snapshotter.lock(self.key):
-            live = self.mounted
+            live = self._live()
             if live is not None:
                 raise FailedPrecondition(
                     f"the snapshot is mounted at {live.target}",
@@ -111,7 +122,8 @@ class Snapshot:
                 )
             with self._store.lease(f"mount {self.key}") as lease:
                 value = snapshotter.mount(self.key, self._stack(), lease.directory, progress=progress)
-                mounted = mounting.perform(value, target or snapshotter.path(self.key) / "merged")
+                place = target or snapshotter.path(self.key) / "merged"
+                mounted = mounting.perform(value, place)
             try:
                 catalog.set_mounted(self.key, mounted.to_json(), expect=None)
             except BaseException:
@@ -122,7 +134,7 @@ class Snapshot:
     def detach(self) -> None:
         """Unmount. Raises FailedPrecondition if it is not mounted, or if something still uses it."""
         with self._store.snapshotter.lock(self.key):
-            mounted = self.mounted
+            mounted = self._live()
             if mounted is None:
                 self._store.catalog.set_mounted(self.key, "", expect=None)
                 raise FailedPrecondition("the snapshot is not mounted", code="snapshot-not-mounted", subject=self.key)
@@ -178,7 +190,7 @@ class Snapshot:
         Raises FailedPrecondition while it is mounted.
         """
         with self._store.snapshotter.lock(self.key):
-            self._refuse_mounted("rolled back")
+            self._refuse_mounted("rolled back", self._live())
             with self._store.lease(f"rollback {self.key}") as lease:
                 self._store.snapshotter.roll_back(self.key, self._stack(), lease.directory, progress=progress)
 
@@ -186,17 +198,17 @@ class Snapshot:
         """Remove the snapshot and what was written to it. A mounted one is refused, or with ``force`` unmounted."""
         snapshotter = self._store.snapshotter
         has_directory = snapshotter.path(self.key).is_dir()
-        with snapshotter.lock(self.key) if has_directory else nullcontext():
-            mounted = self.mounted
+        locked = snapshotter.lock(self.key) if has_directory else nullcontext()
+        with self._store.lease(f"remove {self.key}") as lease, locked:
+            mounted = self._live() if has_directory else None
             if mounted is not None and force:
                 mounting.unmount(mounted)
             else:
-                self._refuse_mounted("removed")
+                self._refuse_mounted("removed", mounted)
             self._store.catalog.remove_snapshot(self.key)
-            snapshotter.remove(self.key)
+            snapshotter.remove(self.key, lease.directory)
 
-    def _refuse_mounted(self, what: str) -> None:
-        mounted = self.mounted
+    def _refuse_mounted(self, what: str, mounted: Mounted | None) -> None:
         if mounted is not None:
             raise FailedPrecondition(
                 f"the snapshot is mounted at {mounted.target} and cannot be {what}",

@@ -96,7 +96,16 @@ class Store:
     @property
     def holdings(self) -> Holdings:
         """What upkeep works on."""
-        return Holdings(self.root, self.catalog, self.content, self.layers, self.trees, self.rootfs, self.snapshotter)
+        return Holdings(
+            self.root,
+            self.catalog,
+            self.content,
+            self.layers,
+            self.trees,
+            self.rootfs,
+            self.snapshotter,
+            self.sync_layout,
+        )
 
     def lease(self, purpose: str) -> Lease:
         """A lease, to be used as a context manager."""
@@ -251,7 +260,7 @@ class Store:
         Raises FailedPrecondition, naming them, if an image has children or snapshots (with ``force`` its names go and
         it stays for them only), or, found by id, more than one name.
         """
-        removed = remove_images(self.graph, self.holdings, names, force=force, publish=self.sync_layout)
+        removed = remove_images(self.graph, self.holdings, names, force=force)
         self.sync_layout()
         return removed
 

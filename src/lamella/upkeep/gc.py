@@ -1,22 +1,22 @@
 """Telling garbage from what is needed, and removing it, beside processes that import and mount.
 
-Whatever a name, a snapshot or a live lease reaches stays; everything else goes. The decision and the removal of the
-records are one transaction of the catalog, which every writer's lease has to pass too: a writer holds what it works on
-before it looks for it, so it either finds it and keeps it, or sees it gone. Files are moved aside inside that
-transaction and deleted after it.
+Whatever a name, a snapshot or a live lease reaches stays; everything else goes. Records go first, in one transaction;
+then ``index.json`` is written, which names them no longer; then, in a second transaction, files are moved aside, which
+are deleted after it. So whatever is recorded has its files at every moment, and a kill in between leaves garbage only.
+Both transactions decide anew, and every writer's lease has to pass them too: a writer holds what it works on before it
+looks for it, so it either finds it and keeps it, or sees it gone.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lamella._sys.files import os_errors, remove_tree
-from lamella.catalog.holder import dead_leases, drop_dead
+from lamella._sys.files import os_errors
+from lamella.catalog.holder import Lease, dead_leases, drop_dead
 from lamella.catalog.protocol import Catalog
 from lamella.catalog.records import Reachable
 from lamella.content.local import LocalContent
@@ -24,6 +24,7 @@ from lamella.layers.ingest import TAR_NAME
 from lamella.layers.rootfs import RootfsStore
 from lamella.layers.store import LayerStore
 from lamella.layers.trees import TreeStore, disk_usage
+from lamella.mounts.mount import clear_probes
 from lamella.snapshots.snapshotter import Snapshotter
 from lamella.spec.digest import Digest
 
@@ -51,7 +52,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """Everything of a store that can be garbage."""
+    """Everything of a store that can be garbage. ``publish`` brings ``index.json`` up to the catalog."""
 
     root: Path
     catalog: Catalog
@@ -60,6 +61,7 @@ class Holdings:
     trees: TreeStore
     rootfs: RootfsStore
     snapshots: Snapshotter
+    publish: Callable[[], None]
 
     @property
     def ingest(self) -> Path:
@@ -74,88 +76,87 @@ def collect(holdings: Holdings, *, dry_run: bool = False, only: Collection[Diges
     collection removes.
     """
     report = Report()
-    trash = holdings.ingest / f"trash-{os.urandom(8).hex()}"
     with os_errors(str(holdings.root)):
-        if not dry_run:
-            trash.mkdir(mode=0o700, parents=True)
-        with holdings.catalog.transaction():
-            live, dead = dead_leases(holdings.catalog, holdings.ingest)
-            reachable = holdings.catalog.reachable(live)
-            _Sweep(holdings, reachable, report, None if dry_run else trash, only).run()
         if only is None:
-            _leftovers(holdings, dead, report, dry_run=dry_run)
-        if not dry_run:
-            drop_dead(holdings.catalog, holdings.ingest, dead)
-            remove_tree(trash)
-            holdings.rootfs.clear()
+            _abandoned(holdings, report, dry_run=dry_run)  # first: it takes no space, and may make some
+        if dry_run:
+            _Sweep(holdings, report, None, only).run()
+            return report
+        with Lease(holdings.catalog, holdings.ingest, "gc") as lease:
+            if _forget_documents(holdings, only):
+                holdings.publish()
+            with holdings.catalog.transaction(durable=False):
+                _Sweep(holdings, report, lease.directory, only).run()
+        holdings.trees.drop_locks()
+        holdings.rootfs.clear()
     return report
 
 
+def _reachable(holdings: Holdings) -> Reachable:
+    live, _ = dead_leases(holdings.catalog, holdings.ingest)
+    return holdings.catalog.reachable(live)
+
+
+def _is_garbage(digest: Digest, keep: Collection[Digest], only: Collection[Digest] | None) -> bool:
+    return digest not in keep and (only is None or digest in only)
+
+
+def _forget_documents(holdings: Holdings, only: Collection[Digest] | None) -> bool:
+    """Remove the records of garbage, durably. Returns whether there were any."""
+    catalog = holdings.catalog
+    with catalog.transaction():
+        keep = _reachable(holdings).documents
+        garbage = [record.digest for record in catalog.documents() if _is_garbage(record.digest, keep, only)]
+        for digest in garbage:
+            catalog.remove_document(digest)
+    return bool(garbage)
+
+
 class _Sweep:
+    """Reports the files of garbage, and moves them to ``trash`` if there is one. Part of the caller's transaction."""
+
     def __init__(
-        self,
-        holdings: Holdings,
-        reachable: Reachable,
-        report: Report,
-        trash: Path | None,
-        only: Collection[Digest] | None,
+        self, holdings: Holdings, report: Report, trash: Path | None, only: Collection[Digest] | None
     ) -> None:
-        self._holdings, self._reachable, self._report, self._trash, self._only = (
-            holdings,
-            reachable,
-            report,
-            trash,
-            only,
-        )
+        self._holdings, self._report, self._trash, self._only = holdings, report, trash, only
         self._count = 0
 
     def run(self) -> None:
-        self._documents()
-        self._blobs()
-        self._layers()
-        self._trees()
-        self._rootfs()
+        reachable = _reachable(self._holdings)
+        self._blobs(reachable)
+        self._layers(reachable)
+        self._trees(reachable)
+        self._rootfs(reachable)
         if self._only is None:
             self._snapshots()
 
-    def _wanted(self, digest: Digest, keep: Collection[Digest]) -> bool:
-        return digest not in keep and (self._only is None or digest in self._only)
-
-    def _documents(self) -> None:
-        catalog = self._holdings.catalog
-        for document in catalog.documents():
-            if self._wanted(document.digest, self._reachable.documents) and self._trash is not None:
-                catalog.remove_document(document.digest)
-
-    def _blobs(self) -> None:
+    def _blobs(self, reachable: Reachable) -> None:
         for blob in list(self._holdings.content.walk()):
-            if self._wanted(blob.digest, self._reachable.blobs):
+            if _is_garbage(blob.digest, reachable.blobs, self._only):
                 path = self._holdings.content.path(blob.digest)
                 if path is not None and self._move("blob", str(blob.digest), path, blob.size):
                     self._holdings.catalog.remove_blob_diff(blob.digest)
 
-    def _layers(self) -> None:
+    def _layers(self, reachable: Reachable) -> None:
         layers = self._holdings.layers
         for diff_id in list(layers.walk()):
-            if self._wanted(diff_id, self._reachable.diff_ids):
+            if _is_garbage(diff_id, reachable.diff_ids, self._only):
                 path = layers.path(diff_id)
                 self._move("layer", str(diff_id), path, layer_size(path))
                 layers.forget(diff_id)
 
-    def _trees(self) -> None:
+    def _trees(self, reachable: Reachable) -> None:
         trees = self._holdings.trees
         for form, chain_id in list(trees.walk()):
-            if self._wanted(chain_id, self._reachable.chain_ids):
+            if _is_garbage(chain_id, reachable.chain_ids, self._only):
                 path = trees.path(form, chain_id)
-                if self._trash is not None:
-                    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
                 self._move("tree", f"{form.value} {chain_id}", path, disk_usage(path))
 
-    def _rootfs(self) -> None:
+    def _rootfs(self, reachable: Reachable) -> None:
         rootfs = self._holdings.rootfs
         for chain_id in list(rootfs.walk()):
             # What somebody still looks into stays until the next time.
-            if self._wanted(chain_id, self._reachable.chain_ids) and (
+            if _is_garbage(chain_id, reachable.chain_ids, self._only) and (
                 self._trash is None or rootfs.release(chain_id)
             ):
                 self._move("rootfs", str(chain_id), rootfs.path(chain_id), rootfs.size(chain_id))
@@ -186,27 +187,18 @@ def layer_size(path: Path) -> int:
     return disk_usage(path)
 
 
-def _leftovers(holdings: Holdings, dead: Collection[str], report: Report, *, dry_run: bool) -> None:
-    """What killed processes left in ``ingest``: lease directories, trash, and unfinished blobs that nobody writes."""
+def _abandoned(holdings: Holdings, report: Report, *, dry_run: bool) -> None:
+    """What killed processes left in ``ingest``: directories of leases, and unfinished blobs that nobody writes."""
+    _, dead = dead_leases(holdings.catalog, holdings.ingest)
     for id in dead:
         directory = holdings.ingest / f"lease-{id}"
         if directory.exists():
             report.items.append(Collected("ingest", f"lease-{id}", disk_usage(directory)))
+    if not dry_run:
+        drop_dead(holdings.catalog, holdings.ingest, dead)
+        clear_probes(holdings.root / "snapshots")
     for info in list(holdings.content.ingests()):
         if not info.busy:
             report.items.append(Collected("ingest", info.ref, info.size))
             if not dry_run:
                 holdings.content.drop_ingest(info.ref)
-    for path in sorted(holdings.ingest.glob("trash-*")):
-        if _abandoned(path):
-            report.items.append(Collected("ingest", path.name, disk_usage(path)))
-            if not dry_run:
-                remove_tree(path)
-
-
-def _abandoned(path: Path) -> bool:
-    """Whether a trash directory is a killed process's: a live one empties its own within the hour."""
-    try:
-        return time.time() - path.stat().st_mtime > 3600
-    except FileNotFoundError:
-        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamella.catalog.records import DocumentRecord
@@ -21,12 +21,10 @@ class Removed:
     report: Report
 
 
-def remove_images(
-    graph: Graph, holdings: Holdings, texts: Sequence[str], *, force: bool, publish: Callable[[], None]
-) -> Removed:
+def remove_images(graph: Graph, holdings: Holdings, texts: Sequence[str], *, force: bool) -> Removed:
     """Remove what each text means. Checked and decided in one transaction: all of them go, or none.
 
-    ``publish`` is called between the removal of names and that of files.
+    What is left without a name then is collected like other garbage.
     """
     untagged: list[str] = []
     candidates: set[Digest] = set()
@@ -36,13 +34,12 @@ def remove_images(
             names = _names_to_remove(graph, text, document, force=force)
             keeps_a_name = len(names) < len(_names_of(graph, document.digest))
             if not keeps_a_name and not force:
-                _refuse_needed(graph, document, text)
+                _refuse_needed(graph, document, text, alone=not names)
             for name in names:
                 graph.catalog.remove_name(name)
                 untagged.append(Reference.parse(name).familiar)
             if not keeps_a_name:
                 candidates |= _closure(graph, document)
-    publish()
     report = collect(holdings, only=candidates) if candidates else Report()
     return Removed(tuple(untagged), report)
 
@@ -71,15 +68,18 @@ def _names_to_remove(graph: Graph, text: str, document: DocumentRecord, *, force
     return names
 
 
-def _refuse_needed(graph: Graph, document: DocumentRecord, text: str) -> None:
+def _refuse_needed(graph: Graph, document: DocumentRecord, text: str, *, alone: bool) -> None:
+    """Raise if images or snapshots stand on it; ``alone``, without a name that could go, if an index lists it."""
     manifests = [document.digest, *(child.digest for child in document.children if graph.catalog.image(child.digest))]
     children = [image for manifest in manifests for image in graph.catalog.children(manifest)]
     snapshots = [record for manifest in manifests for record in graph.catalog.snapshots_of(manifest)]
-    if not children and not snapshots:
+    indexes = [record for record in graph.catalog.parents_of(document.digest) if alone and record.kind == "index"]
+    if not children and not snapshots and not indexes:
         return
     names = graph.names_by_target()
     needed = [f"image {', '.join(names.get(c.manifest, [])) or c.id.short}" for c in children]
     needed += [f"snapshot {record.key}" for record in snapshots]
+    needed += [f"index {', '.join(names.get(i.digest, [])) or i.digest.short}" for i in indexes]
     raise FailedPrecondition(
         f"the image is needed by {', '.join(needed)}",
         code="image-in-use",
