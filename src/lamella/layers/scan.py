@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lamella._sys.beneath import RootDir
 from lamella._sys.files import os_errors
 from lamella.archive import whiteouts
 from lamella.archive.whiteouts import Marker
@@ -112,41 +113,39 @@ class _Scanner:
         self.notes: list[str] = []
 
     def rows(self) -> Iterator[Entry]:
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if self._form is Form.AUFS:
-                self._read_pseudo_links(fd)
-            yield from self._self_rows(b"", os.fstat(fd), fd)
-        finally:
-            os.close(fd)
-        pending = [b""]
-        while pending:
-            path = pending.pop()
-            fd = self._enter(path)
+        with RootDir(self._root) as top:
+            pending: list[bytes] = []
+            fd = top.open(b"", os.O_RDONLY | os.O_DIRECTORY, links="refuse")
             try:
-                below: list[bytes] = []
-                for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
-                    yield from self._named(path, name, fd, below)
-                pending.extend(reversed(below))
+                if self._form is Form.AUFS:
+                    self._read_pseudo_links(fd)
+                yield from self._self_rows(b"", os.fstat(fd), fd)
+                yield from self._listed(b"", fd, pending)
             finally:
                 os.close(fd)
+            while pending:
+                path = pending.pop()
+                fd = top.open(path, os.O_RDONLY | os.O_DIRECTORY, links="refuse")
+                try:
+                    yield from self._listed(path, fd, pending)
+                finally:
+                    os.close(fd)
 
-    def _enter(self, path: bytes) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for part in path.split(b"/") if path else ():
-            try:
-                below = os.open(part, flags, dir_fd=fd)
-            finally:
-                os.close(fd)
-            fd = below
-        return fd
+    def _listed(self, path: bytes, fd: int, pending: list[bytes]) -> Iterator[Entry]:
+        below: list[bytes] = []
+        for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
+            yield from self._named(path, name, fd, below)
+        pending.extend(reversed(below))
 
     def _named(self, parent: bytes, name: bytes, fd: int, below: list[bytes]) -> Iterator[Entry]:
         path = join(parent, name)
         self._count += 1
         if self._count > self._limits.layer_entries:
             raise ResourceExhausted("the directory has more entries than the limit", code="layer-entries", entry=path)
+        if len(path) > self._limits.path_bytes or path.count(b"/") >= self._limits.path_depth:
+            raise ResourceExhausted(
+                "the path is longer or deeper than the limit", code="entry-path-long", entry=path[:300]
+            )
         if self._form is Form.AUFS and name.startswith(whiteouts.PREFIX) and name != whiteouts.PREFIX:
             yield from self._aufs_marker(path)
             return
