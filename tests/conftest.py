@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import lamella
 from lamella._sys import mountinfo
 from lamella.mounts.mount import DRIVERS
+from lamella.testing import consistency
 from support import debian, layouts, needs
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
@@ -107,21 +109,23 @@ def disk(real_disk: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def store(disk: Path) -> Iterator[lamella.Store]:
-    """An empty store on a real disk. It is checked for what must not be left behind when the test is done."""
+    """An empty store on a real disk. When the test is done it must be whole, and nothing may be left behind."""
     with lamella.Store.open(disk / "store") as opened:
         yield opened
         for snapshot in opened.snapshots():
             snapshot.remove(force=True)
-        left = [path.name for path in (disk / "store" / "ingest").iterdir() if path.name != "layout.lock"]
-        assert not left, "left in ingest"
+        assert consistency.problems(opened) == []
+        assert [path.name for path in (disk / "store/ingest").iterdir() if path.name != "layout.lock"] == []
         assert not opened.catalog.leases()
-        inside = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_link(fd)]
-        open_files = [path for path in inside if path.startswith(f"{disk / 'store'}/") and "catalog.db" not in path]
-        assert not open_files, "left open"
+        assert [path for path in _open_files() if f"{disk}/" in path and "/catalog.db" not in path] == []
 
 
-def _is_link(fd: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{fd}")
+def _open_files() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return found
 
 
 # What users without root mount with shows files of other owners to nobody, so root does not use it.

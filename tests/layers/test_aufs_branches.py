@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
 
 from lamella import TreeView
 from lamella.layers.aufs import branch_changes, branch_trees
-from lamella.layers.compare import ChangeKind
 from support import building, needs
 from support.building import directory, file, hard_link, tar
 from support.needs import needs_root
@@ -94,9 +94,9 @@ class TestDirectories:
         (disk / "outside/secret").touch()
         (branches / "l1/abs").symlink_to(disk / "outside")
         (branches / "rw/abs").symlink_to(disk / "outside")
+        os.utime(branches / "rw/abs", ns=(0, 0), follow_symlinks=False)
         changes = branch_changes([branches / "l2", branches / "l1"], branches / "rw")
-        assert [change.kind for change in changes if change.path.startswith(b"abs")] in ([], [ChangeKind.MODIFIED])
-        assert not any(b"secret" in change.path for change in changes)
+        assert [str(change) for change in changes if change.path.startswith(b"abs")] == ["C /abs"]
 
 
 class TestTars:

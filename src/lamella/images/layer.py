@@ -10,7 +10,7 @@ from lamella.archive.compression import Compression, CompressWriter
 from lamella.catalog.records import LayerRecord
 from lamella.content.protocol import ContentStore
 from lamella.content.verified import VerifiedReader
-from lamella.errors import Integrity
+from lamella.errors import Integrity, LamellaError
 from lamella.layers.index import LayerIndex
 from lamella.layers.ingest import INDEX_NAME
 from lamella.layers.store import LayerStore
@@ -80,7 +80,8 @@ class Layer:
         pieces: list[bytes] = []
         writer = CompressWriter(pieces.append, compression, level=level)
         plain = self.diff_id.hasher()
-        path, left = self.store.tar(self.diff_id), self.tar_size
+        left = self.index.tar_size
+        path = self.store.tar(self.diff_id, size=left)
         with os_errors(str(path)), open(path, "rb") as tar:
             while left and (chunk := tar.read(min(_CHUNK, left))):
                 left -= len(chunk)
@@ -99,8 +100,8 @@ class Layer:
             raise Integrity("the stored tar is damaged", code="layer-damaged", layer=str(self.diff_id))
 
     def _sizes(self) -> tuple[int, int]:
-        path = self.store.path(self.diff_id) / INDEX_NAME
-        if not path.is_file():
-            index = self.index
+        try:
+            return LayerIndex.sizes(self.store.path(self.diff_id) / INDEX_NAME)
+        except LamellaError:
+            index = self.index  # which makes a damaged one anew
             return index.tar_size, index.content_size
-        return LayerIndex.sizes(path)

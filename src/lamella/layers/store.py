@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lamella._sys.files import fsync_dir, os_errors
+from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.errors import Integrity, NotFound
 from lamella.layers.index import LayerIndex
 from lamella.layers.ingest import INDEX_NAME, TAR_NAME
@@ -56,6 +57,13 @@ class LayerStore:
                 shutil.rmtree(staging)
             fsync_dir(self._root)
 
+    def replace(self, staging: Path, diff_id: Digest) -> None:
+        """Exchange ``staging`` and a damaged layer, durably: whoever reads sees the one or the other."""
+        with os_errors(f"layer {diff_id}"):
+            fsync_dir(staging)
+            renameat2(os.fsencode(staging), os.fsencode(self.path(diff_id)), RENAME_EXCHANGE)
+            fsync_dir(self._root)
+
     def index(self, diff_id: Digest) -> LayerIndex:
         """The index of a layer; a missing or damaged one is rebuilt first. Raises NotFound, Integrity."""
         with self._lock:
@@ -77,8 +85,9 @@ class LayerStore:
         return path
 
     def source(self, diff_id: Digest) -> TarSource:
-        """Where the content of the layer's files is read from."""
-        return TarSource(str(diff_id), lambda: self.tar(diff_id))
+        """Where the content of the layer's files is read from; a tar that is not whole is rebuilt first."""
+        size = self.index(diff_id).tar_size
+        return TarSource(str(diff_id), lambda: self.tar(diff_id, size=size))
 
     def tree(self, diff_ids: Sequence[Digest], *, limits: Limits = DEFAULT_LIMITS) -> MergedTree:
         """The merged tree of a stack of layers, bottom first."""

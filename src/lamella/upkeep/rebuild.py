@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 from lamella._sys.files import os_errors
 from lamella.catalog.holder import Lease
 from lamella.errors import Integrity, NotFound
@@ -27,11 +25,10 @@ def rebuild_layer(graph: Graph, diff_id: Digest, lease: Lease, *, limits: Limits
         layer = ingest_layer(reader, staging, lambda _: None, label=str(diff_id), limits=limits)
     if layer.diff_id != diff_id:
         raise Integrity(f"the blob {blob} unpacks to {layer.diff_id}", code="diff-id-mismatch", layer=str(diff_id))
-    with os_errors(str(graph.layers.path(diff_id))):
-        old = graph.layers.path(diff_id)
-        if old.exists():
-            shutil.move(old, lease.directory / f"damaged-{diff_id.short}")
-    graph.layers.publish(staging, diff_id)
+    if graph.layers.path(diff_id).exists():
+        graph.layers.replace(staging, diff_id)
+    else:
+        graph.layers.publish(staging, diff_id)
 
 
 def _blob_of(graph: Graph, diff_id: Digest) -> Digest:
