@@ -141,7 +141,7 @@ def disk_usage(path: Path) -> int:
     """
     seen: set[tuple[int, int]] = set()
     total = 0
-    stack = [path]
+    stack = [os.fspath(path)]
     while stack:
         try:
             entries = list(os.scandir(stack.pop()))
@@ -160,5 +160,5 @@ def disk_usage(path: Path) -> int:
                 seen.add((status.st_dev, status.st_ino))
                 total += status.st_blocks * 512
             if entry.is_dir(follow_symlinks=False):
-                stack.append(Path(entry.path))
+                stack.append(entry.path)
     return total
