@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import queue
-import threading
 from collections.abc import Callable
 
 from lamella.spec.digest import Digest
@@ -16,33 +16,40 @@ _SMALL = 32 << 10
 class Background:
     """Calls ``act`` with each chunk, in order, in a thread of its own. At most eight chunks wait; then ``put`` does.
 
-    What ``act`` raises is raised by the next ``put`` or by ``finish``. Small streams never start a thread.
+    What ``act`` raises is raised by the next ``put`` or by ``finish``. Small streams never start a thread. An exception
+    that a signal raises in the caller, wherever it is, leaves the thread such that ``stop`` ends it: no lock that is
+    written in Python is used, for such an exception can come between taking one and the code that gives it back.
     """
 
     def __init__(self, act: Callable[[bytes], object]) -> None:
         self._act = act
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_DEPTH)
-        self._thread: threading.Thread | None = None
+        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._running = False
         self._error: BaseException | None = None
 
     def put(self, data: bytes) -> None:
         """Hand over ``data``, which must not change afterwards."""
         if self._error is not None:
             raise self._error
-        if self._thread is None:
+        if not self._running:
             if len(data) < _SMALL:
                 self._act(data)
                 return
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-        self._queue.put(data)
+            for _ in range(_DEPTH):
+                self._room.put(None)
+            _thread.start_new_thread(self._run, ())
+            self._running = True
+        self._room.get()
+        self._chunks.put(data)
 
     def stop(self) -> None:
         """End the thread once what was handed over is done; raises nothing."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+        if self._running:
+            self._running = False
+            self._chunks.put(None)
+            self._ended.get()
 
     def finish(self) -> None:
         """End the thread, and raise what it met."""
@@ -51,13 +58,14 @@ class Background:
             raise self._error
 
     def _run(self) -> None:
-        while (data := self._queue.get()) is not None:
-            if self._error is not None:
-                continue
-            try:
-                self._act(data)
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
-                self._error = error
+        while (data := self._chunks.get()) is not None:
+            if self._error is None:
+                try:
+                    self._act(data)
+                except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+                    self._error = error
+            self._room.put(None)
+        self._ended.put(None)
 
 
 class ThreadedHasher:
