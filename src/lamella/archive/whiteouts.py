@@ -28,7 +28,7 @@ class Marker(enum.IntEnum):
 
 
 def classify(path: bytes) -> tuple[Marker, bytes]:
-    """Tell what the normalised ``path`` is, and of what: the deleted path, the opaque directory, the pseudo-link's name.
+    """Tell what the normalised ``path`` is, and of what: the deleted path, the opaque directory, the pseudo-link.
 
     Raises InvalidInput for whiteouts that name nothing (``.wh.``) or a place outside (``.wh...``): engines disagree on
     them, down to deleting the directory that holds them.

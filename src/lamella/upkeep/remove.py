@@ -69,7 +69,7 @@ def _names_to_remove(graph: Graph, text: str, document: DocumentRecord, *, force
 
 
 def _refuse_needed(graph: Graph, document: DocumentRecord, text: str, *, alone: bool) -> None:
-    """Raise if images or snapshots stand on it; ``alone``, without a name that could go, if an index lists it."""
+    """Raise if images or snapshots stand on it; ``alone`` (no name that could go) also if an index lists it."""
     manifests = [document.digest, *(child.digest for child in document.children if graph.catalog.image(child.digest))]
     children = [image for manifest in manifests for image in graph.catalog.children(manifest)]
     snapshots = [record for manifest in manifests for record in graph.catalog.snapshots_of(manifest)]
