@@ -16,6 +16,11 @@ def main() -> int:
         except OSError:
             return 3
         return 0
+    import signal
+
+    # Before there is anything to clean up, and after it, Ctrl-C ends the process without a word.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from lamella.cli.app import run
 
     return run(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lamella.cli.output import clean, human_size
@@ -18,8 +19,8 @@ _KEY_WIDTH = 24
 class BarReporter(Reporter):
     """A bar for each object, with bytes and rate; an object of unknown size has a moving bar."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, on_cancelled: Callable[[], None] | None = None) -> None:
+        super().__init__(on_cancelled)
         self._display: Progress | None = None
         self._bars: dict[str, TaskID] = {}
         self._finished: list[TaskID] = []

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lamella.catalog.records import DocumentRecord
-    from lamella.images.image import Image
+    from lamella.images.image import HistoryEntry, Image
+    from lamella.images.layer import Layer
     from lamella.store.snapshot import Snapshot
     from lamella.store.store import Store
 
@@ -24,7 +25,6 @@ def moment(value: datetime | None) -> str | None:
 def image(item: Image) -> Document:
     """Everything that the store knows of an image."""
     parent = item.parent
-    layers = item.layers
     return {
         "kind": "image",
         "id": str(item.id),
@@ -42,30 +42,34 @@ def image(item: Image) -> Document:
         "config": item.config.config,
         "labels": item.labels,
         "annotations": dict(item.manifest.annotations),
-        "layers": [
-            {
-                "digest": str(layer.digest),
-                "diff_id": str(layer.diff_id),
-                "chain_id": str(layer.chain_id),
-                "media_type": layer.media_type,
-                "size": layer.size,
-                "tar_size": layer.tar_size,
-                "content_size": layer.content_size,
-            }
-            for layer in layers
-        ],
-        "history": [
-            {
-                "created": moment(step.created),
-                "created_by": step.created_by,
-                "author": step.author,
-                "comment": step.comment,
-                "size": step.size,
-                "layer": None if step.layer is None else str(step.layer),
-                "image": None if step.image is None else str(step.image),
-            }
-            for step in item.history()
-        ],
+        "layers": [layer(found) for found in item.layers],
+        "history": [step(found) for found in item.history()],
+    }
+
+
+def layer(item: Layer) -> Document:
+    """One layer of an image."""
+    return {
+        "digest": str(item.digest),
+        "diff_id": str(item.diff_id),
+        "chain_id": str(item.chain_id),
+        "media_type": item.media_type,
+        "size": item.size,
+        "tar_size": item.tar_size,
+        "content_size": item.content_size,
+    }
+
+
+def step(item: HistoryEntry) -> Document:
+    """One step of an image's history."""
+    return {
+        "created": moment(item.created),
+        "created_by": item.created_by,
+        "author": item.author,
+        "comment": item.comment,
+        "size": item.size,
+        "layer": None if item.layer is None else str(item.layer),
+        "image": None if item.image is None else str(item.image),
     }
 
 

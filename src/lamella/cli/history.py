@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from lamella.cli import arguments, lookup
+from lamella.cli import arguments, describe, lookup
 from lamella.cli.output import clean, human_age, human_size, shorten, show_id, write_json, write_table, write_text
 from lamella.cli.session import Session, pass_session
 
@@ -34,7 +34,7 @@ def command(here: Session, name: str, quiet: bool, no_trunc: bool, as_json: bool
     with here.store() as store:
         steps = lookup.image(store, name, platform).history()[::-1]
     if as_json:
-        write_json([_document(step) for step in steps])
+        write_json([describe.step(step) for step in steps])
     elif quiet:
         for step in steps:
             write_text(_id(step, full=no_trunc))
@@ -50,15 +50,3 @@ def _row(step: HistoryEntry, *, full: bool) -> tuple[str, ...]:
     by = clean(step.created_by) if full else shorten(step.created_by, _WIDTH)
     comment = clean(step.comment) if full else shorten(step.comment, _WIDTH)
     return (_id(step, full=full), human_age(step.created), by, human_size(step.size), comment)
-
-
-def _document(step: HistoryEntry) -> dict[str, Any]:
-    return {
-        "image": None if step.image is None else str(step.image),
-        "created": None if step.created is None else step.created.isoformat(),
-        "created_by": step.created_by,
-        "author": step.author,
-        "comment": step.comment,
-        "size": step.size,
-        "layer": None if step.layer is None else str(step.layer),
-    }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from lamella.cli import arguments, lookup
+from lamella.cli import arguments, describe, lookup
 from lamella.cli.output import human_size, show_id, write_json, write_table
 from lamella.cli.session import Session, pass_session
 from lamella.errors import Ambiguous, NotFound
@@ -97,7 +97,7 @@ def _write(layer: Layer, output: str | None, compression: str | None, level: int
 
 def _list(image: Image, *, as_json: bool, full: bool) -> None:
     if as_json:
-        write_json([_document(number, layer) for number, layer in enumerate(image.layers)])
+        write_json([{"layer": number, **describe.layer(layer)} for number, layer in enumerate(image.layers)])
         return
     header = ("LAYER", "DIGEST", "DIFF ID", "SIZE", "UNPACKED", "MEDIA TYPE")
     rows = [
@@ -136,16 +136,3 @@ def _touched(image: Image, path: bytes, *, as_json: bool, full: bool) -> None:
         for record, step in steps
     ]
     write_table(("LAYER", "ACTION", "DIGEST", "DIFF ID"), rows)
-
-
-def _document(number: int, layer: Layer) -> dict[str, Any]:
-    return {
-        "layer": number,
-        "digest": str(layer.digest),
-        "diff_id": str(layer.diff_id),
-        "chain_id": str(layer.chain_id),
-        "media_type": layer.media_type,
-        "size": layer.size,
-        "tar_size": layer.tar_size,
-        "content_size": layer.content_size,
-    }

@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -44,9 +45,10 @@ class Task:
 
 
 class Reporter:
-    """Shows nothing but notes. The base of the others."""
+    """Shows nothing but notes. The base of the others. ``on_cancelled`` is called when a thread begins to unwind."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_cancelled: Callable[[], None] | None = None) -> None:
+        self._on_cancelled = on_cancelled
         self._lock = threading.RLock()
         self._tasks: dict[str, Task] = {}
         self._cancelled = False
@@ -99,6 +101,8 @@ class Reporter:
 
     def _check(self) -> None:
         if self._cancelled:
+            if self._on_cancelled is not None:
+                self._on_cancelled()
             raise Cancelled("interrupted", code="interrupted")
 
     # -- what a kind of reporter shows; called one at a time
@@ -155,7 +159,7 @@ def write_line(text: str) -> None:
             sys.stderr.flush()
 
 
-def reporter_for(mode: Mode, *, plain_terminal: bool) -> Reporter:
+def reporter_for(mode: Mode, *, plain_terminal: bool, on_cancelled: Callable[[], None] | None = None) -> Reporter:
     """The reporter of a mode; ``auto`` is bars on a terminal and lines elsewhere."""
     if mode == "auto":
         on_terminal = sys.stderr is not None and sys.stderr.isatty() and not plain_terminal
@@ -163,7 +167,6 @@ def reporter_for(mode: Mode, *, plain_terminal: bool) -> Reporter:
     if mode == "bar":
         from lamella.cli.bars import BarReporter
 
-        return BarReporter()
-    if mode == "json":
-        return JsonReporter()
-    return PlainReporter() if mode == "plain" else Reporter()
+        return BarReporter(on_cancelled)
+    kinds = {"json": JsonReporter, "plain": PlainReporter}
+    return kinds.get(mode, Reporter)(on_cancelled)

@@ -41,7 +41,9 @@ class Session:
     def reporting(self, *, quiet: bool = False) -> Iterator[Reporter]:
         """Who shows progress while the block runs, and stops the work when a signal comes."""
         mode: Mode = "none" if quiet else self.progress
-        shown = reporter.reporter_for(mode, plain_terminal=environment.has_plain_terminal())
+        shown = reporter.reporter_for(
+            mode, plain_terminal=environment.has_plain_terminal(), on_cancelled=self.interrupts.disarm
+        )
         self.interrupts.listeners.append(shown.cancel)
         try:
             yield shown
