@@ -9,11 +9,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.image import make_layout
-from benchmarks.measure import LAMELLA, Sample, fresh_file_system, have, median, repeat, run, sync
+from benchmarks.measure import LAMELLA, Sample, drop_caches, fresh_file_system, have, median, repeat, run, sync
 
 HERE = Path(__file__).resolve().parent
 
@@ -29,14 +30,20 @@ class Row:
 
     def text(self) -> str:
         """The line in Markdown; the ratio is the peer's time over ours."""
-        ours = f"{self.ours.seconds:.2f} s, {self.ours.peak_mib:.0f} MiB"
+        ours = _told(self.ours)
         if self.theirs is None:
             return f"| {self.what} | {ours} | {self.peer} | - |"
         ratio = self.theirs.seconds / self.ours.seconds
-        return (
-            f"| {self.what} | {ours} | {self.peer}: {self.theirs.seconds:.2f} s, {self.theirs.peak_mib:.0f} MiB "
-            f"| {ratio:.2f} |"
-        )
+        return f"| {self.what} | {ours} | {self.peer}: {_told(self.theirs)} | {ratio:.2f} |"
+
+
+def _same(sample: Sample) -> Sample:
+    return sample
+
+
+def _told(sample: Sample) -> str:
+    time = f"{sample.seconds:.2f} s" if sample.seconds >= 0.1 else f"{sample.seconds * 1000:.1f} ms"
+    return f"{time}, {sample.peak_mib:.0f} MiB" if sample.peak_mib else time
 
 
 class Bench:
@@ -91,6 +98,55 @@ class Bench:
             ("gzip -dc, tar t", lambda: repeat(self.runs, lambda: run(["sh", "-ec", listing]))),
             ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
         )
+
+    def mount(self) -> None:
+        """Blobs to a mounted root that is not extracted; walking and reading it; more snapshots of it."""
+
+        def mounted(fs: Path) -> Sample:
+            steps = [self._lamella(fs, "load", "-i", str(self.layout))]
+            steps.append(self._lamella(fs, "--driver", "erofs", "create", "bench", "--name", "work"))
+            steps.append(self._lamella(fs, "mount", "work"))
+            self._lamella(fs, "umount", "work")
+            return Sample(sum(step.seconds for step in steps), max(step.peak_mib for step in steps))
+
+        ours = self._on_fresh(mounted)
+        self.add(
+            "load, to a mounted root",
+            ours,
+            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
+            ("podman load (overlay)", self._peer("podman", lambda fs: peers.podman_load(self.layout, fs))),
+        )
+        with fresh_file_system(self.work) as fs:
+            self._lamella(fs, "load", "-i", str(self.layout))
+            self._walks(fs)
+            self._forks(fs)
+
+    def _walks(self, fs: Path) -> None:
+        """The same files mounted in place and extracted: walked and read, from the disk and from memory."""
+        roots = {}
+        for driver in ("erofs", "copy"):
+            self._lamella(fs, "--driver", driver, "create", "bench", "--name", driver)
+            roots[driver] = run_text([*LAMELLA, "--root", str(fs / "store"), "mount", driver]).strip()
+        commands = {"find": "find . -newermt 2000-01-01", "cat of all": "find . -type f -print0 | xargs -0 cat"}
+        for cold in (True, False) if drop_caches() else (False,):
+            for what, command in commands.items():
+                ours, theirs = (self._walk(roots[driver], command, cold=cold) for driver in ("erofs", "copy"))
+                name = f"{what}, {'cold' if cold else 'cached'}"
+                self.add(name, ours, ("the extracted tree", partial(_same, theirs)))
+        for driver in roots:
+            self._lamella(fs, "umount", driver)
+
+    def _walk(self, root: str, command: str, *, cold: bool) -> Sample:
+        return repeat(self.runs, lambda: run(["sh", "-ec", f"cd {root}; {command} | wc -c"]), cold=cold)
+
+    def _forks(self, fs: Path) -> None:
+        """One more snapshot of an image, and its mount: the median, in one process."""
+
+        def forked(driver: str) -> Sample:
+            command = [sys.executable, str(HERE / "forks.py"), str(fs / "store"), driver]
+            return Sample(float(run_text(command)), 0)
+
+        self.add("prepare and mount a snapshot", forked("erofs"), ("overlay of trees", lambda: forked("overlay")))
 
     def commit(self) -> None:
         """5,000 changed files: what changed, and the commit of it."""
@@ -164,7 +220,7 @@ def run_text(command: list[str]) -> str:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("names", nargs="*", help="load, commit, open_one, start, memory (default: all)")
+    parser.add_argument("names", nargs="*", help="load, mount, commit, open_one, start, memory (default: all)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lamella-bench")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
@@ -178,7 +234,7 @@ def main() -> None:
         "| what | Lamella | peer | peer's time over ours |\n|---|---|---|---|"
     )
     print(heading, flush=True)
-    for name in options.names or ("load", "commit", "open_one", "start", "memory"):
+    for name in options.names or ("load", "mount", "commit", "open_one", "start", "memory"):
         getattr(bench, name)()
     if options.write:
         write_table("\n".join([heading, *(row.text() for row in bench.rows)]))

@@ -70,11 +70,23 @@ def median(samples: list[Sample]) -> Sample:
     return Sample(statistics.median(s.seconds for s in samples), max(s.peak_mib for s in samples))
 
 
-def repeat(times: int, once: Callable[[], Sample]) -> Sample:
-    """The median of ``times`` runs."""
+def drop_caches() -> bool:
+    """Make the kernel forget what it has cached of files; False for those who may not."""
+    sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError:
+        return False
+    return True
+
+
+def repeat(times: int, once: Callable[[], Sample], *, cold: bool = False) -> Sample:
+    """The median of ``times`` runs; with ``cold``, nothing is cached before each."""
     samples = []
     for _ in range(times):
         sync()
+        if cold:
+            drop_caches()
         samples.append(once())
     return median(samples)
 
