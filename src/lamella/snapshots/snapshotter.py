@@ -168,7 +168,8 @@ class Snapshotter:
         """What to mount for a snapshot; layer directories that are missing are written first."""
         directory = self.path(key)
         if stack.driver.form is Form.PLAIN:
-            return Mount(stack.driver.name, (), directory / "upper")
+            upper = directory / "upper"
+            return Mount(stack.driver.name, (), upper) if stack.writable else Mount(stack.driver.name, (upper,))
         trees, image = [], None
         if not stack.driver.in_place:
             trees = self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)

@@ -195,8 +195,12 @@ class Snapshot:
                 self._store.snapshotter.roll_back(self.key, self._stack(), lease.directory, progress=progress)
 
     def remove(self, *, force: bool = False) -> None:
-        """Remove the snapshot and what was written to it. A mounted one is refused, or with ``force`` unmounted."""
+        """Remove the snapshot and what was written to it. A mounted one is refused, or with ``force`` unmounted.
+
+        Raises NotFound if it is gone already.
+        """
         snapshotter = self._store.snapshotter
+        self.record  # noqa: B018 - raises NotFound
         has_directory = snapshotter.path(self.key).is_dir()
         locked = snapshotter.lock(self.key) if has_directory else nullcontext()
         with self._store.lease(f"remove {self.key}") as lease, locked:
