@@ -351,9 +351,7 @@ def test_sparse_maps_that_are_wrong(pairs):
     """A file of 1000 bytes of which 20 are stored, in each of the four formats."""
     numbers = [b"%d" % number for pair in pairs for number in pair]
     size = (b"GNU.sparse.size", b"1000")
-    lists = [
-        ((b"GNU.sparse.offset", b"GNU.sparse.numbytes")[at % 2], number) for at, number in enumerate(numbers)
-    ]
+    lists = [((b"GNU.sparse.offset", b"GNU.sparse.numbytes")[at % 2], number) for at, number in enumerate(numbers)]
     data = padded(b"x" * 20) + END
     archives = [
         old_sparse([pair for pair in pairs if pair[0] < 8 << 30] or [(1001, 1)], stored=20, size=1000) + data,

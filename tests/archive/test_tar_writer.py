@@ -63,9 +63,7 @@ names = st.one_of(
     st.text(min_size=1, max_size=120).map(lambda text: text.encode("utf-8", "replace")),
     st.lists(st.sampled_from([b"a", b"b" * 9, b"c" * 99, b"\xc3\xbc", b"\xff"]), min_size=1, max_size=5).map(b"/".join),
 ).map(lambda name: name.replace(b"\0", b"0"))
-times = st.one_of(
-    st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 1 << 33).map((10**9).__mul__), st.just(-1)
-)
+times = st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 1 << 33).map((10**9).__mul__), st.just(-1))
 ids = st.one_of(st.integers(0, 5000), st.integers(0, (1 << 32) - 2), st.just(0o7777777), st.just(0o10000000))
 xattrs = st.dictionaries(
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20).map("user.".__add__),

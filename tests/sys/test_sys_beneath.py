@@ -172,7 +172,7 @@ def test_a_kernel_or_a_filter_without_openat2_gives_the_same(root, error):
     code += "r = RootDir(Path(sys.argv[1])); fd = r.open(b'up', os.O_RDONLY, links='in_root'); print(os.read(fd, 99))"
     command = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=openat2", "-e", f"inject=openat2:error={error}"]
     done = subprocess.run([*command, sys.executable, "-c", code, root], capture_output=True, text=True, check=True)
-    assert done.stdout == "b\"the image's own\"\n"
+    assert done.stdout == 'b"the image\'s own"\n'
 
 
 def test_nobody_gets_out_by_swapping_a_directory_for_a_link(tmp_path, kernel):

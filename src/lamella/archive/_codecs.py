@@ -143,9 +143,7 @@ def encoder_for(compression: str, level: int | None) -> Encoder:
     if level is None:
         level = default
     if not lowest <= level <= highest:
-        raise InvalidInput(
-            f"{compression} has no level {level}, only {lowest} to {highest}", code="compression-level"
-        )
+        raise InvalidInput(f"{compression} has no level {level}, only {lowest} to {highest}", code="compression-level")
     match compression:
         case "gzip":
             return _GzipEncoder(level)

@@ -208,9 +208,7 @@ class DecompressReader:
                 raise ResourceExhausted(
                     "decompressing would take too much memory (a window over 128 MiB)", code="compression-memory"
                 ) from error
-            raise Integrity(
-                f"corrupt {self.compression.value} data: {error}", code="compression-corrupt"
-            ) from error
+            raise Integrity(f"corrupt {self.compression.value} data: {error}", code="compression-corrupt") from error
 
     def _piece(self) -> bytes:
         if self._at >= len(self._input) and not self._fill():

@@ -14,9 +14,7 @@ from lamella.errors import ResourceExhausted
 Segments = tuple[tuple[int, int], ...]
 
 
-def checked(
-    pairs: Iterable[tuple[int, int]], *, size: int, stored: int, limit: int, entry: bytes | None
-) -> Segments:
+def checked(pairs: Iterable[tuple[int, int]], *, size: int, stored: int, limit: int, entry: bytes | None) -> Segments:
     """The pieces of a file of ``size`` bytes of which ``stored`` are in the archive; empty pieces are dropped.
 
     Raises Integrity when pieces overlap, are out of order or of range, or are not ``stored`` bytes in all, and

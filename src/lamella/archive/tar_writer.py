@@ -22,7 +22,7 @@ _OCTAL_7 = 0o7777777
 _OCTAL_11 = 0o77777777777
 _NS = 1_000_000_000
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
-_MAGIC = b"ustar\x00" b"00"
+_MAGIC = b"ustar\x0000"
 _LINKS = (MemberType.HARDLINK, MemberType.SYMLINK)
 
 

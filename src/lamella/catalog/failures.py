@@ -47,8 +47,20 @@ def map_sqlite_error(error: sqlite3.Error, path: Path) -> LamellaError:
             return Integrity(reason, code="catalog-damaged", subject=subject, hint=_RESTORE)
 
 
+def _is_full(directory: Path) -> bool:
+    """Whether the file system of a directory has no space, or no inode, for one file more."""
+    try:
+        space = os.statvfs(directory)
+    except OSError:
+        return False
+    return space.f_bavail == 0 or (space.f_files > 0 and space.f_favail == 0)
+
+
 def _cannot_open(reason: str, path: Path) -> LamellaError:
     """SQLite does not say why. The file is not opened to find out: closing it would drop SQLite's locks on it."""
+    if _is_full(path.parent):
+        hint = "free some space (or inodes) and try again"
+        return ResourceExhausted(reason, code="disk-full", subject=str(path), hint=hint)
     if not path.exists() or (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)):
         return Unavailable(reason, code="catalog-io", subject=str(path))
     return AccessDenied(reason, code="catalog-access", subject=str(path))

@@ -143,9 +143,7 @@ def create_sink(
             raise InvalidInput("a directory cannot be written to standard output", code="sink-options")
         return OciLayoutSink(path, limits=limits)
     if kind == "oci-archive":
-        return OciArchiveSink(
-            path, spool=spool, compression=compression, level=level, limits=limits, progress=progress
-        )
+        return OciArchiveSink(path, spool=spool, compression=compression, level=level, limits=limits, progress=progress)
     return DockerArchiveSink(
         path, legacy=legacy, spool=spool, compression=compression, level=level, limits=limits, progress=progress
     )

@@ -62,9 +62,7 @@ class DockerArchiveSource:
     missing, Integrity for a number of layers other than the config's, or a config that is not what its name says.
     """
 
-    def __init__(
-        self, archive: TarIndex, *, limits: Limits = DEFAULT_LIMITS, progress: Progress = NO_PROGRESS
-    ) -> None:
+    def __init__(self, archive: TarIndex, *, limits: Limits = DEFAULT_LIMITS, progress: Progress = NO_PROGRESS) -> None:
         self._archive = archive
         self._progress = progress
         self._limits = limits

@@ -94,9 +94,7 @@ class TarIndex:
             place = follow.path(member.linkname, self._link)
             member = self._member(place)
         if member.type is not MemberType.REGULAR:
-            raise InvalidInput(
-                "it is not a regular file", code="archive-member-type", subject=self.subject, entry=name
-            )
+            raise InvalidInput("it is not a regular file", code="archive-member-type", subject=self.subject, entry=name)
         if member.sparse is not None:
             self._check_holes(member, name)
         return member

@@ -120,9 +120,8 @@ class Creator:
 
     def _take(self, reader: Reader, recipe: Recipe, label: str) -> NewLayer:
         staging = self._lease.directory / "layer"
-        with os_errors(str(staging)):
+        with os_errors(str(staging)), self._content.open_ingest(f"import-{self._lease.id}") as ingest:
             staging.mkdir(mode=0o755)
-        with self._content.open_ingest(f"import-{self._lease.id}") as ingest:
             found = ingest_layer(
                 reader,
                 staging,
@@ -198,10 +197,9 @@ class Creator:
         staging = self._lease.directory / "layer"
         key = "layer"
         self._progress.start(key, "committing", total=sum(change.size for change in changes))
-        with os_errors(str(staging)):
-            staging.mkdir(mode=0o755)
         compression = recipe.compression or Compression.GZIP
-        with self._content.open_ingest(f"commit-{self._lease.id}") as ingest:
+        with os_errors(str(staging)), self._content.open_ingest(f"commit-{self._lease.id}") as ingest:
+            staging.mkdir(mode=0o755)
             out = _LayerOutput(staging / TAR_NAME, ingest.write, compression, recipe.level)
             try:
                 write_layer(

@@ -69,9 +69,7 @@ def _mount(target: bytes, orders: list[bytes]) -> None:
     except OSError as error:
         raise _StepError("namespace", error) from error
     try:
-        _overlayfs.attach(
-            target, lowers, upper or None, work or None, userxattr=True, volatile=volatile == b"volatile"
-        )
+        _overlayfs.attach(target, lowers, upper or None, work or None, userxattr=True, volatile=volatile == b"volatile")
     except OSError as error:
         raise _StepError("mount", error) from error
 

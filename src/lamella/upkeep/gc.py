@@ -115,9 +115,7 @@ def _forget_documents(holdings: Holdings, only: Collection[Digest] | None) -> bo
 class _Sweep:
     """Reports the files of garbage, and moves them to ``trash`` if there is one. Part of the caller's transaction."""
 
-    def __init__(
-        self, holdings: Holdings, report: Report, trash: Path | None, only: Collection[Digest] | None
-    ) -> None:
+    def __init__(self, holdings: Holdings, report: Report, trash: Path | None, only: Collection[Digest] | None) -> None:
         self._holdings, self._report, self._trash, self._only = holdings, report, trash, only
         self._count = 0
 
