@@ -73,7 +73,7 @@ class TarScanner:
                 continue
             if self._pending.used or self._globals:
                 self._extend(member, flag)
-            if flag in b"S\007D":
+            if flag in b"S\x0007D":
                 self._with_data(member, flag, block)
             entries += 1
             if entries > self._limits.layer_entries:
