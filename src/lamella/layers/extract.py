@@ -181,12 +181,22 @@ class _Extraction:
                     continue
                 at = join(path, name)
                 if now.children is None:
-                    self._plan_file(at, now, files)
+                    if not self._reads_as_whiteout(at, now.entry) or was is not None:
+                        self._plan_file(at, now, files)
                     continue
                 self._make(at, self._directory, at, now.entry)
                 below.append((at, was if was is not None and was.children is not None else None, now))
             stack.extend(reversed(below))
         return files
+
+    def _reads_as_whiteout(self, path: bytes, entry: Entry) -> bool:
+        """Whether an overlay takes a file for a mark. Over nothing it is left out: else listed, and not there."""
+        if entry.kind != Kind.CHARDEV or entry.major or entry.minor:
+            return False
+        if not self._as_root or self._form not in (Form.OVERLAY, Form.OVERLAY_USER):
+            return False
+        self._note(f"/{printable(path)}: a character device 0/0 reads as a whiteout in an overlay; it will not show")
+        return True
 
     def _plan_file(self, path: bytes, node: Node, files: list[tuple[bytes, Node]]) -> None:
         """A file with several names is written at the first; the other names become links once all is written."""
@@ -273,10 +283,6 @@ class _Extraction:
             os.close(fd)
             self._note("devices cannot be made without root; they are kept as marked empty files")
             return
-        if entry.kind == Kind.CHARDEV and not entry.major and not entry.minor and self._form is not Form.PLAIN:
-            self._note(
-                f"/{printable(path)}: a character device 0/0 reads as a whiteout in an overlay; it will not show"
-            )
         type_bits = stat.S_IFCHR if entry.kind == Kind.CHARDEV else stat.S_IFBLK
         os.mknod(path, type_bits | 0o600, os.makedev(entry.major, entry.minor), dir_fd=self._root)
 
