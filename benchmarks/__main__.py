@@ -79,7 +79,7 @@ class Bench:
 
         def extracted(fs: Path) -> Sample:
             first = self._lamella(fs, "load", "-i", str(self.layout))
-            second = self._lamella(fs, "create", "bench", "--name", "work")
+            second = self._lamella(fs, "--driver", "overlay", "create", "bench", "--name", "work")
             return Sample(first.seconds + second.seconds, max(first.peak_mib, second.peak_mib))
 
         ours = self._on_fresh(extracted)
@@ -155,7 +155,7 @@ class Bench:
 
         def committed(fs: Path) -> Sample:
             self._lamella(fs, "load", "-i", str(self.layout))
-            self._lamella(fs, "create", "bench", "--name", "work")
+            self._lamella(fs, "--driver", "overlay", "create", "bench", "--name", "work")
             where = run_text([*LAMELLA, "--root", str(fs / "store"), "mount", "work"]).strip()
             run([*change, where])
             self._lamella(fs, "umount", "work")
