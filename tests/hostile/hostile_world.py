@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import Any
 
 from build import directory, file, hardlink, layout, symlink, tar
 
-from lamella import Limits, Store
+from lamella import Limits, Snapshot, Store
 from lamella._sys.files import remove_tree
+from lamella.errors import Conflict, FailedPrecondition
 from lamella.mounts import mount as mounting
 
 GOOD = "good:1"
@@ -187,11 +189,27 @@ class World:
             "ingest": sorted(name for name in ingest if not name.endswith(".lock")),
         }
 
+    def remove(self, snapshot: Snapshot) -> None:
+        """Remove a snapshot, mounted or not.
+
+        A process of somebody else that went into a mount namespace of its own meanwhile may keep a copy of the mount
+        for as long as it lives: that is waited for.
+        """
+        for _ in range(600):
+            try:
+                snapshot.remove(force=True)
+                return
+            except (Conflict, FailedPrecondition) as error:
+                if error.code not in ("mount-elsewhere", "snapshot-mounted"):
+                    raise
+            time.sleep(0.1)
+        snapshot.remove(force=True)
+
     def clear(self) -> None:
         """Remove what a case that succeeded brought: its snapshots, its names, and then what nothing needs."""
         names = [record.name for record in self.store.catalog.names() if record.name not in _KEPT]
         for snapshot in self.store.snapshots():
-            snapshot.remove(force=True)
+            self.remove(snapshot)
         for name in names:
             self.store.catalog.remove_name(name)
         self.store.gc()

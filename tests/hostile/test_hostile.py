@@ -137,7 +137,7 @@ def _check_tree(world: World, attempt: Attempt, outcome: Holds, notes: Notes) ->
             with suppress(FileNotFoundError):
                 (root / "base" / "file").chmod(0o600)
         _check_commit(world, attempt, outcome, driver)
-        snapshot.remove()
+        world.remove(snapshot)
     for text in outcome.notes:
         assert any(text in note for note in notes.notes), notes.notes
     assert all(note.isprintable() for note in notes.notes)

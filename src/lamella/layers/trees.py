@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lamella._sys import processes
-from lamella._sys.files import os_errors, remove_tree, write_atomic
+from lamella._sys.files import drop_temporaries, os_errors, remove_tree, write_atomic
 from lamella._sys.locks import FileLock
 from lamella.layers.extract import extract
 from lamella.layers.store import LayerStore
@@ -94,6 +94,7 @@ class TreeStore:
                 extract(under, tree, target, form, lowers=lowers, progress=progress, key=key)
                 if path.is_dir():
                     os.rename(path, target.with_name(f"{target.name}-old"))
+                drop_temporaries(_boot_mark(path))
                 write_atomic(_boot_mark(path), processes.boot_id().encode())
                 os.rename(target, path)
         except BaseException:
@@ -117,7 +118,9 @@ class TreeStore:
         for path in sorted(self._root.glob("*/*.lock")):
             lock = FileLock(path)
             if not path.with_suffix("").exists() and lock.acquire(blocking=False):
-                _boot_mark(path.with_suffix("")).unlink(missing_ok=True)
+                mark = _boot_mark(path.with_suffix(""))
+                drop_temporaries(mark)
+                mark.unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 lock.release()
 

@@ -218,7 +218,10 @@ class Snapshotter:
                 self._fill(tree, stack, fresh, staging, progress)
             _mark_ready(fresh.parent)
             sync_tree(fresh)
+            status = fresh.stat()
             renameat2(os.fsencode(fresh), os.fsencode(directory / "upper"), RENAME_EXCHANGE)
+            # XFS takes the exchange for a change of the directory itself.
+            os.utime(directory / "upper", ns=(status.st_atime_ns, status.st_mtime_ns))
             # There is one at every moment; while it is the old one, more files look touched than are.
             os.rename(fresh.parent / "ready", directory / "ready")
             fsync_dir(directory)
