@@ -31,7 +31,6 @@ from lamella.errors import (
     LamellaError,
     NotFound,
     ResourceExhausted,
-    Unsupported,
 )
 from lamella.formats.detect import KINDS, create_sink, open_source
 from lamella.formats.docker_archive import DockerArchiveSource
@@ -115,13 +114,6 @@ def test_real_root_file_systems_are_told_too(tmp_path):
     with pytest.raises(InvalidInput) as caught:
         open_source(real_image("aufs/union.tar", tmp_path), spool=tmp_path)
     assert caught.value.code == "not-an-image"
-
-
-def test_archives_of_old_dockers_are_named(tmp_path):
-    (tmp_path / "a").write_bytes(tar_of({"repositories": b"{}", "1/json": b"{}", "1/layer.tar": layer(a="1")}))
-    with pytest.raises(Unsupported) as caught:
-        open_source(tmp_path / "a", spool=tmp_path)
-    assert caught.value.code == "docker-archive-legacy"
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"PK\3\4" + bytes(600), bytes(10240), b"{}" * 400, b"\x1f\x8b\x08"])

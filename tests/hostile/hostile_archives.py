@@ -21,7 +21,7 @@ from build import (
     render,
     symlink,
     tar,
-)  # fmt: skip
+)
 from hostile_case import ANY, Holds, Place, Refused, Table, a_file
 
 from lamella import Limits
@@ -32,8 +32,7 @@ from lamella.errors import (
     LamellaError,
     NotFound,
     ResourceExhausted,
-    Unsupported,
-)  # fmt: skip
+)
 
 TABLE = Table()
 ONE = tar(file(b"f", b"1"))
@@ -163,8 +162,8 @@ TABLE.add("a config that is there twice, the same",
           HOLDS)  # fmt: skip
 refused("a layer that is a file and a link", docker_archive(ONE, members=(symlink(b"0/layer.tar", b"/etc/passwd"),)),
         InvalidInput, "archive-duplicate")  # fmt: skip
-refused("an archive from before 2016", tar(file(b"repositories", b"{}"), directory(b"abc")), Unsupported,
-        "docker-archive-legacy")  # fmt: skip
+refused("an archive from before 2016 with nothing in it", tar(file(b"repositories", b"{}"), directory(b"abc")),
+        InvalidInput, "not-an-image")  # fmt: skip
 refused("an archive with two lists of repositories",
         tar(file(b"repositories", b"{}"), file(b"repositories", b"[]")), InvalidInput, "archive-duplicate")  # fmt: skip
 refused("a root file system in place of an archive", tar(directory(b"etc"), file(b"etc/passwd")), InvalidInput,

@@ -10,9 +10,10 @@ from typing import Literal
 
 from lamella._sys.files import os_errors
 from lamella.archive.compression import Compression, DecompressReader
-from lamella.errors import InvalidInput, LamellaError, Unsupported
+from lamella.errors import InvalidInput, LamellaError
 from lamella.formats.docker_archive import LEGACY_FILE, MANIFEST_FILE, DockerArchiveSource
 from lamella.formats.docker_archive_sink import DockerArchiveSink
+from lamella.formats.docker_legacy import DockerLegacySource, image_directories
 from lamella.formats.files import CHUNK, CountedReader, StreamReader, locate
 from lamella.formats.layout import INDEX_FILE, LAYOUT_FILE
 from lamella.formats.oci_archive import OciArchiveSource
@@ -40,8 +41,7 @@ def open_source(
     A tar that is a layout and a docker archive at once, as docker writes from version 25 on, is read as a layout.
 
     Raises InvalidInput for what holds no images (``not-an-archive``, ``not-an-image``: a root file system is told so),
-    Unsupported (``docker-archive-legacy``) for archives from before 2016, NotFound and AccessDenied for the path, and
-    what the source of the format raises.
+    NotFound and AccessDenied for the path, and what the source of the format raises.
     """
     subject = "standard input" if path is None else str(path)
     with os_errors(subject):
@@ -105,13 +105,8 @@ def _open_archive(index: TarIndex, limits: Limits, progress: Progress) -> ImageS
             return OciArchiveSource(index, limits=limits)
         if index.has(MANIFEST_FILE):
             return DockerArchiveSource(index, limits=limits, progress=progress)
-        if index.has(LEGACY_FILE):
-            raise Unsupported(
-                f"a docker archive without {MANIFEST_FILE}, as docker wrote it before version 1.10, cannot be read yet",
-                code="docker-archive-legacy",
-                subject=index.subject,
-                hint="load it with docker or podman and save it again",
-            )
+        if index.has(LEGACY_FILE) or image_directories(index):
+            return DockerLegacySource(index, limits=limits, progress=progress)
         raise InvalidInput("the tar holds no images", code="not-an-image", subject=index.subject, hint=_HINT)
     except BaseException:
         index.close()

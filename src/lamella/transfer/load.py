@@ -45,7 +45,7 @@ def load(
     if not offers:
         raise NotFound("there is no image in it", code="archive-empty")
     if name is not None:
-        offers = [_renamed(offers, Reference.parse(name))]
+        offers = _renamed(offers, Reference.parse(name))
     sink = StoreSink(graph, content, lease, cleanup=cleanup, progress=progress)
     copied = copy_images(source, sink, offers=offers, platform=platform, limits=graph.limits, progress=progress)
     for note in copied.notes:
@@ -53,15 +53,18 @@ def load(
     return [_loaded(graph, descriptor, names) for descriptor, names in sink.loaded]
 
 
-def _renamed(offers: list[Offer], reference: Reference) -> Offer:
-    if len(offers) > 1:
+def _renamed(offers: list[Offer], reference: Reference) -> list[Offer]:
+    """The same offers, with the name for the one of them that is not merely the nameless ancestor of another."""
+    parents = {offer.parent for offer in offers}
+    meant = [offer for offer in offers if offer.names or offer.descriptor.digest not in parents]
+    if len(meant) > 1:
         raise InvalidInput(
-            f"there are {len(offers)} images in it, and one name for them",
+            f"there are {len(meant)} images in it, and one name for them",
             code="load-name-ambiguous",
             subject=reference.familiar,
             hint="load without a name, then tag what you want",
         )
-    return replace(offers[0], names=(reference.familiar,))
+    return [replace(offer, names=(reference.familiar,)) if offer is meant[0] else offer for offer in offers]
 
 
 def _loaded(graph: Graph, descriptor: Descriptor, names: list[str]) -> Loaded:
