@@ -93,6 +93,13 @@ def is_file(flag: bytes) -> bool:
     return flag in _TYPES
 
 
+def owner_names(block: bytes) -> tuple[bytes, bytes]:
+    """The names of owner and group in a header; v7 has none."""
+    if block[257:262] != b"ustar":
+        return b"", b""
+    return text(block[265:297]), text(block[297:329])
+
+
 def text(field: bytes) -> bytes:
     """A text field: up to its first NUL, or all of it."""
     field = field.rstrip(b"\0")

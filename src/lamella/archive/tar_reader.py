@@ -16,6 +16,7 @@ from lamella.archive.tar_header import (
     bad_header,
     is_file,
     number,
+    owner_names,
     text,
 )
 from lamella.errors import Integrity, ResourceExhausted, Unsupported
@@ -33,7 +34,8 @@ class TarScanner:
     Understands v7, ustar, star, GNU and pax archives, sparse files of every GNU kind included. Data is passed over by
     reading; nothing that was yielded is kept. The iteration ends at the end marker (two zero blocks), at one zero
     block that is the last, or where the stream ends between two members; ``end_offset`` then says how many bytes were
-    read, and what follows is the caller's. An archive can be scanned once.
+    read, and what follows is the caller's. An archive can be scanned once. While a member is the current one,
+    ``header`` is its block as it stands in the archive, ``uname`` and ``gname`` are the names that it is owned by.
 
     Raises Integrity (``tar-truncated``, ``tar-checksum``, ``tar-header``), Unsupported (``tar-type``, ``tar-sparse``,
     ``tar-global``) and ResourceExhausted (``layer-entries``, ``tar-header-size``, ``path-length``, ``xattr-size``,
@@ -42,6 +44,7 @@ class TarScanner:
 
     def __init__(self, read: Callable[[int], bytes], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.end_offset: int | None = None
+        self.header = b""
         self._read = read
         self._limits = limits
         self._offset = 0
@@ -51,6 +54,7 @@ class TarScanner:
         self._globals: dict[bytes, bytes] = {}
         self._global_bytes = 0
         self._pending = _Pending()
+        self._names: tuple[bytes, bytes] = (b"", b"")
         self._members = self._scan()
 
     def __iter__(self) -> Iterator[Member]:
@@ -58,6 +62,16 @@ class TarScanner:
 
     def __next__(self) -> Member:
         return next(self._members)
+
+    @property
+    def uname(self) -> bytes:
+        """The name of the owner of the current member; empty where none is given."""
+        return self._names[0] or owner_names(self.header)[0]
+
+    @property
+    def gname(self) -> bytes:
+        """The name of the group of the current member; empty where none is given."""
+        return self._names[1] or owner_names(self.header)[1]
 
     def _scan(self) -> Iterator[Member]:
         decode = self._decoder.decode
@@ -68,11 +82,14 @@ class TarScanner:
                 break
             member, flag = decode(block, self._offset - BLOCK)
             self._entry = member.name
+            self.header = block
             if not is_file(flag):
                 self._extension(member, flag)
                 continue
             if self._pending.used or self._globals:
                 self._extend(member, flag)
+            elif self._names[0] or self._names[1]:
+                self._names = (b"", b"")
             if flag in b"S\x0007D":
                 self._with_data(member, flag, block)
             entries += 1
@@ -198,6 +215,7 @@ class TarScanner:
         records = pending.records
         if self._globals:
             records.values = {**self._globals, **records.values}
+        self._names = (records.text(b"uname"), records.text(b"gname"))
         member.name = records.text(b"path") or member.name
         if member.type in (MemberType.HARDLINK, MemberType.SYMLINK):
             member.linkname = pending.linkname or records.text(b"linkpath") or member.linkname
