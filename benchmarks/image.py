@@ -6,9 +6,12 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
+import tempfile
 from pathlib import Path
+from typing import BinaryIO, cast
 
 _WORDS = b"image layer graph store mount union branch change digest blob tar index walk parent child commit import def "
 
@@ -25,22 +28,45 @@ def _pool(seed: int) -> bytes:
     return b" ".join(parts)
 
 
-def _layer(path: Path, seed: int, files: int, total: int) -> tuple[str, str, int]:
-    """Write one gzip layer; return the digest of the blob, the diff_id and the blob's size."""
-    source, pool = random.Random(seed), _pool(seed)
-    plain = hashlib.sha256()
-    with open(path, "wb") as file:
-        with gzip.GzipFile("", "wb", 6, file, 0) as out:
+class LayerFile:
+    """A layer on its way into a layout: ``tar`` takes its members; digests and size are there once it is closed."""
 
-            class Tee:
-                def write(self, data: bytes) -> int:
-                    plain.update(data)
-                    return out.write(data)
+    def __init__(self, layout: Path, compression: str) -> None:
+        blobs = layout / "blobs" / "sha256"
+        blobs.mkdir(parents=True, exist_ok=True)
+        self.compression = compression
+        handle, name = tempfile.mkstemp(dir=blobs)
+        self._path, self._file = Path(name), os.fdopen(handle, "wb")
+        self._plain = hashlib.sha256()
+        self._out = _compressor(self._file, compression)
+        self.tar = tarfile.open(fileobj=self, mode="w|", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]
 
-            with tarfile.open(fileobj=Tee(), mode="w|", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
-                _fill(tar, source, pool, seed, files, total)
-    data = path.read_bytes()
-    return hashlib.sha256(data).hexdigest(), plain.hexdigest(), len(data)
+    def write(self, data: bytes) -> int:
+        """What the tar writer calls."""
+        self._plain.update(data)
+        return self._out.write(data)
+
+    def close(self) -> tuple[dict[str, object], str]:
+        """End the layer and give it its name; returns its descriptor and its diff_id."""
+        self.tar.close()
+        self._out.close()
+        self._file.close()
+        with open(self._path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._path.chmod(0o644)
+        self._path.rename(self._path.with_name(digest))
+        size = self._path.with_name(digest).stat().st_size
+        media_type = f"application/vnd.oci.image.layer.v1.tar+{self.compression}"
+        descriptor: dict[str, object] = {"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}
+        return descriptor, f"sha256:{self._plain.hexdigest()}"
+
+
+def _compressor(file: BinaryIO, compression: str) -> BinaryIO:
+    if compression == "gzip":
+        return cast(BinaryIO, gzip.GzipFile("", "wb", 6, file, 0))
+    from backports import zstd
+
+    return cast(BinaryIO, zstd.ZstdFile(file, "wb", level=3))
 
 
 def _fill(tar: tarfile.TarFile, source: random.Random, pool: bytes, seed: int, files: int, total: int) -> None:
@@ -62,27 +88,29 @@ def _fill(tar: tarfile.TarFile, source: random.Random, pool: bytes, seed: int, f
 
 def make_layout(directory: Path, *, files: int = 33_000, total: int = 540_000_000) -> Path:
     """Write an OCI layout named ``bench`` below ``directory`` (kept for the next run) and return it."""
-    layout = directory / "layout"
+    layout = directory / "made-gzip"
     if (layout / "index.json").exists():
         return layout
+    layers = [LayerFile(layout, "gzip") for _ in range(3)]
+    for seed, layer in enumerate(layers, start=1):
+        _fill(layer.tar, random.Random(seed), _pool(seed), seed, files // 3, total // 3)
+    write_layout(layout, layers)
+    return layout
+
+
+def write_layout(layout: Path, layers: list[LayerFile]) -> None:
+    """Close the layers, bottom first, and write what names them: the image ``bench``."""
     blobs = layout / "blobs" / "sha256"
-    blobs.mkdir(parents=True, exist_ok=True)
-    layers, diff_ids = [], []
-    for seed in (1, 2, 3):
-        temporary = blobs / "layer"
-        digest, diff_id, size = _layer(temporary, seed, files // 3, total // 3)
-        temporary.rename(blobs / digest)
-        media_type = "application/vnd.oci.image.layer.v1.tar+gzip"
-        layers.append({"mediaType": media_type, "digest": f"sha256:{digest}", "size": size})
-        diff_ids.append(f"sha256:{diff_id}")
+    written = [layer.close() for layer in layers]
+    diff_ids = [diff_id for _, diff_id in written]
     config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     config_blob = _put(blobs, config, "application/vnd.oci.image.config.v1+json")
     media_type = "application/vnd.oci.image.manifest.v1+json"
-    manifest = {"schemaVersion": 2, "mediaType": media_type, "config": config_blob, "layers": layers}
+    descriptors = [descriptor for descriptor, _ in written]
+    manifest = {"schemaVersion": 2, "mediaType": media_type, "config": config_blob, "layers": descriptors}
     named = _put(blobs, manifest, media_type) | {"annotations": {"org.opencontainers.image.ref.name": "bench"}}
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
-    return layout
 
 
 def _put(blobs: Path, document: dict[str, object], media_type: str) -> dict[str, object]:

@@ -32,7 +32,7 @@ class TarScanner:
     """Iterates over the members of an archive that ``read(n)``, which returns up to n bytes, delivers.
 
     Understands v7, ustar, star, GNU and pax archives, sparse files of every GNU kind included. Data is passed over by
-    reading; nothing that was yielded is kept. The iteration ends at the end marker (two zero blocks), at one zero
+    ``skip(n)``, which says how many bytes, up to n, it got past (0 only at the end), else by reading; nothing that was yielded is kept. The iteration ends at the end marker (two zero blocks), at one zero
     block that is the last, or where the stream ends between two members; ``end_offset`` then says how many bytes were
     read, and what follows is the caller's. An archive can be scanned once. While a member is the current one,
     ``header`` is its block as it stands in the archive, ``uname`` and ``gname`` are the names that it is owned by.
@@ -42,10 +42,17 @@ class TarScanner:
     ``sparse-segments``), naming the entry as far as it is known.
     """
 
-    def __init__(self, read: Callable[[int], bytes], *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        read: Callable[[int], bytes],
+        *,
+        skip: Callable[[int], int] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self.end_offset: int | None = None
         self.header = b""
         self._read = read
+        self._pass_over = skip or (lambda size: len(read(min(size, _PIECE))))
         self._limits = limits
         self._offset = 0
         self._skip = 0
@@ -116,31 +123,28 @@ class TarScanner:
 
     def _next_block(self) -> bytes:
         """The block after the data to be skipped; empty where the stream ends just before it."""
-        want = self._skip + BLOCK
-        self._skip = 0
-        while want > _PIECE:
-            data = self._read(min(_PIECE, want - BLOCK))
-            if not data:
+        left, self._skip = self._skip, 0
+        while left:
+            passed = self._pass_over(left)
+            if not passed:
                 raise self._truncated()
-            want -= len(data)
-            self._offset += len(data)
-        data = self._read(want)
-        self._offset += len(data)
-        if len(data) != want:
-            data = self._rest(data, want)
-            if len(data) == want - BLOCK:
-                return b""
-        return data[-BLOCK:]
+            left -= passed
+            self._offset += passed
+        block = self._read(BLOCK)
+        self._offset += len(block)
+        if len(block) == BLOCK or not block:
+            return block
+        return self._rest(block, BLOCK)
 
     def _rest(self, data: bytes, want: int) -> bytes:
-        """Go on after a short read until there are ``want`` bytes, or all but the last block at the end."""
+        """Go on after a short read until there are ``want`` bytes. Raises Integrity at the end."""
         pieces = [data]
         missing = want - len(data)
         while missing and (data := self._read(missing)):
             pieces.append(data)
             missing -= len(data)
             self._offset += len(data)
-        if missing not in (0, BLOCK):
+        if missing:
             raise self._truncated()
         return b"".join(pieces)
 
@@ -160,11 +164,7 @@ class TarScanner:
             return b""
         data = self._read(want)
         self._offset += len(data)
-        if len(data) != want:
-            data = self._rest(data, want)
-            if len(data) != want:
-                raise self._truncated()
-        return data
+        return data if len(data) == want else self._rest(data, want)
 
     def _truncated(self) -> Integrity:
         return Integrity(f"the archive is cut off at {self._offset}", code="tar-truncated", entry=self._entry)

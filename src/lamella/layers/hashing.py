@@ -1,4 +1,4 @@
-"""Work beside the work that makes the bytes: hashing and compressing release the interpreter while they run."""
+"""Work beside other work on the same bytes: inflating, hashing and compressing release the interpreter."""
 
 from __future__ import annotations
 
@@ -65,6 +65,71 @@ class Background:
                 except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
                     self._error = error
             self._room.put(None)
+        self._ended.put(None)
+
+
+class Ahead:
+    """Calls ``make`` in a thread of its own, up to eight chunks ahead of who takes them; the empty chunk is the last.
+
+    What ``make`` raises is raised by ``take`` in its place. Streams that end within their first chunk never start a
+    thread. Like ``Background`` it may be stopped wherever a signal hits the caller.
+    """
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._running = False
+        self._error: BaseException | None = None
+        self._first = True
+        self._over = self._stopped = False
+
+    def take(self) -> bytes:
+        """The next chunk; empty at the end, and ever after."""
+        if self._over:
+            return b""
+        if self._running:
+            data = self._chunks.get()
+            self._room.put(None)
+        else:
+            data = self._make()
+            if len(data) >= _SMALL and not self._first:
+                self._start()
+            self._first = False
+        if not data:
+            self._over = True
+            if self._error is not None:
+                raise self._error
+        return data
+
+    def _start(self) -> None:
+        for _ in range(_DEPTH):
+            self._room.put(None)
+        _thread.start_new_thread(self._run, ())
+        self._running = True
+
+    def stop(self) -> None:
+        """End the thread after the chunk that it is making; raises nothing."""
+        if self._running:
+            self._running = False
+            self._stopped = True
+            self._room.put(None)
+            self._ended.get()
+        self._over = True
+
+    def _run(self) -> None:
+        data = b"-"
+        try:
+            while data:
+                self._room.get()
+                if self._stopped:
+                    break
+                data = self._make()
+                self._chunks.put(data)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+            self._error = error
+            self._chunks.put(b"")
         self._ended.put(None)
 
 

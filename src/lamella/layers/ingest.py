@@ -20,7 +20,7 @@ from lamella.archive.tar import Member, MemberType, TarScanner
 from lamella.archive.whiteouts import Marker
 from lamella.errors import InvalidInput, LamellaError, ResourceExhausted, printable
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
-from lamella.layers.hashing import Background, ThreadedHasher
+from lamella.layers.hashing import Ahead, Background, ThreadedHasher
 from lamella.layers.index import IndexWriter
 from lamella.layers.paths import normalize
 from lamella.spec.digest import Digest
@@ -97,6 +97,7 @@ class _Pass:
         self._directory = staging
         self._hash = ThreadedHasher()
         self._blob = Background(blob_sink)
+        self._ahead: Ahead | None = None
         self._tar = -1
         self._tar_size = 0
         self._chunk = b""
@@ -109,10 +110,11 @@ class _Pass:
         compression = self._source.peek()
         if compression is not Compression.NONE:
             self._source.copy = self._blob.put
-        self._stream = DecompressReader(self._source, limits=self._limits, compression=compression)
+        stream = DecompressReader(self._source, limits=self._limits, compression=compression)
+        self._ahead = Ahead(lambda: stream.read(_CHUNK))
         with open(self._directory / INDEX_NAME, "xb") as index_file:
             writer = IndexWriter(index_file)
-            scanner = TarScanner(self._read, limits=self._limits)
+            scanner = TarScanner(self._read, skip=self._skip, limits=self._limits)
             try:
                 for entry in Translator(self._limits).entries(iter(scanner)):
                     writer.add(entry)
@@ -137,13 +139,23 @@ class _Pass:
         self._at = min(end, len(self._chunk))
         return self._chunk[at:end]
 
+    def _skip(self, size: int) -> int:
+        """Pass over up to ``size`` bytes of the tar without a copy of them; 0 only at the end."""
+        if self._at == len(self._chunk):
+            self._chunk, self._at = self._next_chunk(), 0
+        passed = min(size, len(self._chunk) - self._at)
+        self._at += passed
+        return passed
+
     def _next_chunk(self) -> bytes:
-        data = self._stream.read(_CHUNK)
-        self._hash.update(data)
-        self._tar_size += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._tar, view) :]
+        assert self._ahead is not None
+        data = self._ahead.take()
+        if data:
+            self._hash.update(data)
+            self._tar_size += len(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._tar, view) :]
         return data
 
     def _drain(self) -> None:
@@ -155,6 +167,8 @@ class _Pass:
             self._progress.note("the layer has bytes behind the end of its archive; every engine ignores them")
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
         self._hash.close()
         self._blob.stop()
         if self._tar >= 0:
