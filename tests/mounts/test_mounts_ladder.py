@@ -12,6 +12,8 @@ from lamella.mounts import mount as mounts
 from lamella.mounts import trial
 from lamella.mounts.model import Form
 from lamella.mounts.mount import DRIVERS
+from lamella.testing import disks
+from support import needs
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +143,18 @@ def test_a_probe_that_fails_says_why_and_leaves_nothing(place, fault):
         assert len(done.stdout) > len("False \n")
     if "EROFS" not in fault:  # with that one not even the clean-up can open a directory
         assert os.listdir(place) == []
+
+
+@needs_root
+def test_a_full_disk_says_nothing_about_drivers_and_is_not_remembered(tmp_path):
+    if reason := disks.missing():
+        needs.missing(reason.removeprefix("needs "))
+    with disks.small_disk(tmp_path / "disk", kib=256) as disk:
+        (disk / "ballast").write_bytes(bytes(256 << 10))
+        for forced in (None, "overlay"):
+            with pytest.raises(errors.ResourceExhausted) as caught:
+                mounts.choose(disk, forced)
+            assert caught.value.code == "driver-exhausted"
+        (disk / "ballast").unlink()
+        assert mounts.choose(disk, "overlay").name == "overlay"
+        assert list(disk.iterdir()) == []

@@ -93,10 +93,14 @@ class Mounted:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Whether a driver works at a place, and why not."""
+    """Whether a driver works at a place, and why not.
+
+    ``exhausted``: only a full disk, or the like, kept it from being tried.
+    """
 
     ok: bool
     reason: str = ""
+    exhausted: bool = False
 
 
 class Driver(Protocol):
@@ -120,7 +124,7 @@ class Driver(Protocol):
     def probe(self, at: Path) -> Probe:
         """Try it, for real, with tiny trees in a temporary directory under the existing directory ``at``.
 
-        The answer is remembered for the life of the process. Nothing is left behind.
+        The answer is remembered for the life of the process, unless it is ``exhausted``. Nothing is left behind.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import cast
 from lamella._sys import mountinfo, syscalls
 from lamella._sys.files import remove_tree
 from lamella._sys.locks import DirectoryLock
-from lamella.errors import InvalidInput, Unsupported
+from lamella.errors import InvalidInput, ResourceExhausted, Unsupported
 from lamella.mounts import trial
 from lamella.mounts.in_use import live_mount, upper_in_use
 from lamella.mounts.model import Driver, Form, Mount, Mounted, Probe
@@ -65,11 +65,12 @@ def choose(at: Path, forced: str | None = None, *, in_place: bool = True) -> Dri
     """The first driver that works under the directory ``at``, or exactly the ``forced`` one.
 
     Without ``in_place``, those that mount images are passed over: EROFS cannot hold every image that there can be.
-    Unsupported (``driver-unusable``, ``driver-none``) says why each that was asked does not work there.
+    Unsupported (``driver-unusable``, ``driver-none``) says why each that was asked does not work there;
+    ResourceExhausted (``driver-exhausted``) that one could not even be tried, for lack of space or the like.
     """
     if forced is not None:
         wanted = driver(forced)
-        probe = wanted.probe(at)
+        probe = _probed(wanted, at)
         if not probe.ok:
             text = f"does not work at {at}: {probe.reason}"
             raise Unsupported(text, code="driver-unusable", subject=f"driver {forced}")
@@ -78,12 +79,21 @@ def choose(at: Path, forced: str | None = None, *, in_place: bool = True) -> Dri
     for candidate in ladder():
         if candidate.in_place and not in_place:
             continue
-        probe = candidate.probe(at)
+        probe = _probed(candidate, at)
         if probe.ok:
             return candidate
         refusals.append(f"{candidate.name}: {probe.reason}")
     text = f"no driver works here: {'; '.join(refusals)}"
     raise Unsupported(text, code="driver-none", subject=str(at))
+
+
+def _probed(candidate: Driver, at: Path) -> Probe:
+    probe = candidate.probe(at)
+    if probe.exhausted:  # with the next driver everything would be done in another way, for no reason that lasts
+        raise ResourceExhausted(
+            f"driver {candidate.name} cannot be tried: {probe.reason}", code="driver-exhausted", subject=str(at)
+        )
+    return probe
 
 
 def perform(mount: Mount, target: Path) -> Mounted:

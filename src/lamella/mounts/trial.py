@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from lamella._sys.files import remove_tree
+from lamella._sys.files import map_os_error, remove_tree
 from lamella._sys.locks import DirectoryLock
-from lamella.errors import LamellaError
+from lamella.errors import LamellaError, ResourceExhausted
 from lamella.mounts.model import Driver, Mount, Probe
 
 PREFIX = ".probe-"
@@ -23,14 +23,20 @@ _known: dict[tuple[str, Path, int], Probe] = {}
 
 
 def remembered(name: str, at: Path, attempt: Callable[[Path], Probe]) -> Probe:
-    """The answer of ``attempt`` for a driver at a directory, asked for once in a process (and user)."""
+    """The answer of ``attempt`` for a driver at a directory, asked for once in a process (and user).
+
+    What only says that something was used up is asked for again.
+    """
     try:
         place = at.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         return Probe(ok=False, reason=f"{at}: {error}")
     key = (name, place, os.geteuid())
     if key not in _known:
-        _known[key] = attempt(place)
+        probe = attempt(place)
+        if probe.exhausted:
+            return probe
+        _known[key] = probe
     return _known[key]
 
 
@@ -47,18 +53,21 @@ def try_out(driver: D, at: Path, attempt: Callable[[D, Path], Probe] | None = No
     try:
         lock = _place(at)
     except OSError as error:
-        return Probe(ok=False, reason=f"{at}: {error.strerror}")
+        return _refused(error, at)
     place = lock.path
     try:
         return _try_at(driver, place) if attempt is None else attempt(driver, place)
-    except LamellaError as error:
-        return Probe(ok=False, reason=error.reason)
-    except OSError as error:
-        return Probe(ok=False, reason=error.strerror or str(error))
+    except (LamellaError, OSError) as error:
+        return _refused(error, place)
     finally:
         with suppress(LamellaError):
             remove_tree(place)
         lock.release()
+
+
+def _refused(error: LamellaError | OSError, at: Path) -> Probe:
+    typed = map_os_error(error, str(at)) if isinstance(error, OSError) else error
+    return Probe(ok=False, reason=typed.reason, exhausted=isinstance(typed, ResourceExhausted))
 
 
 def _place(at: Path) -> DirectoryLock:

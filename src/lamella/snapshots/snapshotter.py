@@ -248,11 +248,9 @@ class Snapshotter:
 def _new_directory(staging: Path) -> Path:
     for number in range(1_000_000):
         directory = staging / f"snapshot-{number}"
-        try:
+        with os_errors(str(directory)), suppress(FileExistsError):
             directory.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        return directory
+            return directory
     raise Conflict("no free name in the staging directory", code="staging-full", subject=str(staging))
 
 
