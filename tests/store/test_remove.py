@@ -95,6 +95,15 @@ class TestChildren:
         assert store.image("child").open("f").read() == b"base"
         assert store.images() == [app, child]
 
+    @pytest.mark.parametrize("order", [("app", "middle", "last"), ("last", "middle", "app"), ("middle", "app", "last")])
+    def test_a_whole_line_goes_in_one_call(self, store, app, order):
+        child_of(store, child_of(store, app, "middle", "m"), "last", "l")
+        with pytest.raises(FailedPrecondition, match="last:latest"):
+            store.remove(["app", "middle"])
+        assert len(store.images()) == 3
+        assert store.remove(order).untagged == tuple(f"{name}:latest" for name in order)
+        assert (store.images(), blobs(store), layers(store)) == ([], set(), set())
+
     def test_with_the_last_child_a_parent_without_names_goes_too(self, store, app):
         child_of(store, app, "one", "one")
         child_of(store, app, "two", "two")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lamella.catalog.records import DocumentRecord
@@ -28,18 +28,21 @@ def remove_images(graph: Graph, holdings: Holdings, texts: Sequence[str], *, for
     """
     untagged: list[str] = []
     candidates: set[Digest] = set()
+    going: dict[Digest, tuple[str, DocumentRecord, bool]] = {}
     with graph.catalog.transaction():
         for text in texts:
             document = graph.find_document(text)
             names = _names_to_remove(graph, text, document, force=force)
-            keeps_a_name = len(names) < len(_names_of(graph, document.digest))
-            if not keeps_a_name and not force:
-                _refuse_needed(graph, document, text, alone=not names)
+            if len(names) == len(_names_of(graph, document.digest)):
+                going[document.digest] = (text, document, not names)
+                candidates |= _closure(graph, document)
             for name in names:
                 graph.catalog.remove_name(name)
                 untagged.append(Reference.parse(name).familiar)
-            if not keeps_a_name:
-                candidates |= _closure(graph, document)
+        if not force:
+            # After all names: what is removed together does not need each other, in whatever order it was given.
+            for text, document, alone in going.values():
+                _refuse_needed(graph, document, text, going, alone=alone)
     report = collect(holdings, only=candidates) if candidates else Report()
     return Removed(tuple(untagged), report)
 
@@ -68,12 +71,21 @@ def _names_to_remove(graph: Graph, text: str, document: DocumentRecord, *, force
     return names
 
 
-def _refuse_needed(graph: Graph, document: DocumentRecord, text: str, *, alone: bool) -> None:
-    """Raise if images or snapshots stand on it; ``alone`` (no name that could go) also if an index lists it."""
+def _refuse_needed(
+    graph: Graph, document: DocumentRecord, text: str, going: Collection[Digest], *, alone: bool
+) -> None:
+    """Raise if images or snapshots stand on it; ``alone`` (no name that could go) also if an index lists it.
+
+    What is ``going`` too does not count.
+    """
     manifests = [document.digest, *(child.digest for child in document.children if graph.catalog.image(child.digest))]
-    children = [image for manifest in manifests for image in graph.catalog.children(manifest)]
+    children = [c for manifest in manifests for c in graph.catalog.children(manifest) if c.manifest not in going]
     snapshots = [record for manifest in manifests for record in graph.catalog.snapshots_of(manifest)]
-    indexes = [record for record in graph.catalog.parents_of(document.digest) if alone and record.kind == "index"]
+    indexes = [
+        record
+        for record in graph.catalog.parents_of(document.digest)
+        if alone and record.kind == "index" and record.digest not in going
+    ]
     if not children and not snapshots and not indexes:
         return
     names = graph.names_by_target()
