@@ -24,7 +24,7 @@ _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 def write_layout(root: Path, catalog: Catalog) -> None:
     """Bring the layout files up to the catalog. Atomic and durable; does nothing if they are."""
-    if _written_generation(root) == catalog.generation():
+    if _written_generation(root) == catalog.generation() and (root / "oci-layout").exists():
         return
     with os_errors(str(root)), FileLock(root / "ingest" / "layout.lock"):
         if not (root / "oci-layout").exists():
