@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,14 +36,18 @@ class Experiment:
     """One operation on copies of one store."""
 
     def __init__(self, name: str, template: Path, inputs: Path, place: Path) -> None:
-        self.name, self._template, self._inputs, self._place = name, template, inputs, place
+        self.name, self._template, self.inputs, self._place = name, template, inputs, place
         self._number = 0
 
     @contextmanager
     def fresh(self) -> Iterator[Path]:
         """A copy of the store; an empty directory where the operation makes it."""
         self._number += 1
-        root = self._place / f"{self.name}-{self._number}"
+        with self._copied_to(self._place / f"{self.name}-{self._number}") as root:
+            yield root
+
+    @contextmanager
+    def _copied_to(self, root: Path) -> Iterator[Path]:
         if self.name == "create":
             root.mkdir()
         else:
@@ -54,9 +58,13 @@ class Experiment:
             unmount_below(root)
             shutil.rmtree(root)
 
+    def act(self, root: Path) -> Callable[[], None]:
+        """The operation, to be called in a process of its own."""
+        return partial(operations.perform, self.name, root, self.inputs)
+
     def run(self, root: Path, fault: Fault | None = None) -> Run:
         """The operation in a process of its own, which fails as told."""
-        return supervised(partial(operations.perform, self.name, root, self._inputs), below=root, fault=fault)
+        return supervised(self.act(root), below=root, fault=fault)
 
     def expect(self) -> Expected:
         """What the operation does when nothing happens to it."""
@@ -80,7 +88,7 @@ class Experiment:
         else:
             assert seen in (expected.before, expected.after), "it is there in part"
         assert_whole(root)
-        operations.perform(self.name, root, self._inputs)
+        operations.perform(self.name, root, self.inputs)
         assert operations.picture(root) == expected.after, "it cannot be done again"
         with Store.open(root) as store:
             store.gc()

@@ -244,7 +244,8 @@ def driver_of(name: str) -> str | None:
     return None if name in OPERATIONS else name.rpartition("-")[2]
 
 
-def _run(name: str, store: Store, inputs: Path) -> None:
+def run(name: str, store: Store, inputs: Path) -> None:
+    """One operation on an open store."""
     driver = driver_of(name)
     if driver is None:
         OPERATIONS[name](store, inputs)
@@ -256,7 +257,7 @@ def perform(name: str, root: Path, inputs: Path) -> None:
     """Open the store, run one operation, say so."""
     try:
         with Store.open(root) as store:
-            _run(name, store, inputs)
+            run(name, store, inputs)
             print("done", flush=True)
     except LamellaError as error:
         print(f"{error.kind} {error.code}: {error}", file=sys.stderr)

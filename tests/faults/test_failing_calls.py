@@ -39,7 +39,7 @@ def test_a_system_call_fails(name: str, fault: str, template: Path, inputs: Path
     failures = []
     for number in choose(counted, MOST):
         with experiment.fresh() as root:
-            run = experiment.run(root, Fault(number, error, names, lasting))
+            run = experiment.run(root, Fault(number, error, calls=names, lasting=lasting))
             try:
                 assert run.status in (0, 3), run.errors
                 assert run.status == 3 or run.output == "done\n"

@@ -175,25 +175,27 @@ def leftovers(store: Store) -> list[str]:
     found = [f"the lease {id} of a process that is gone" for id in dead]
     found += [f"the lease {id} of a process that is at work" for id in live]
     found += [f"ingest/{name}" for name in sorted(os.listdir(store.root / "ingest")) if name not in _KEPT_IN_INGEST]
-    found += [str(path.relative_to(store.root)) for path in sorted(store.root.glob(".*"))]
-    found += [str(path.relative_to(store.root)) for path in sorted(store.root.glob("snapshots/.*"))]
-    reachable = store.catalog.reachable(())
-    found += [f"blob {blob.digest.short}" for blob in store.content.walk() if blob.digest not in reachable.blobs]
-    found += [f"layer {diff.short}" for diff in store.layers.walk() if diff not in reachable.diff_ids]
-    found += [f"tree {chain.short}" for _, chain in store.trees.walk() if chain not in reachable.chain_ids]
-    found += [f"rootfs {chain.short}" for chain in store.rootfs.walk() if chain not in reachable.chain_ids]
-    locks = sorted((store.root / "rootfs").glob("*.lock"))
-    found += [f"rootfs/{path.name}" for path in locks if not path.with_suffix("").exists()]
-    found += [
-        f"trees/{path.parent.name}/{path.name}"
-        for path in sorted((store.root / "trees").glob("*/*.lock"))
-        if not path.with_suffix("").exists()
-    ]
+    found += _temporaries(store.root)
+    found += _unreachable(store)
     known = {record.key for record in store.catalog.snapshots()}
     found += [f"snapshot {key}" for key in store.snapshotter.directories() if key not in known]
-    found += [
-        f"document {document.digest.short}"
-        for document in store.catalog.documents()
-        if document.digest not in reachable.documents
-    ]
     return found
+
+
+def _temporaries(root: Path) -> Iterator[str]:
+    """Files that are written and then renamed, and what stands beside directories that are not there."""
+    for pattern in (".*", "snapshots/.*", "trees/*/.*", "rootfs/.*"):
+        yield from (str(path.relative_to(root)) for path in sorted(root.glob(pattern)))
+    for pattern in ("trees/*/*.lock", "trees/*/*.boot", "rootfs/*.lock"):
+        for path in sorted(root.glob(pattern)):
+            if not path.with_suffix("").exists():
+                yield str(path.relative_to(root))
+
+
+def _unreachable(store: Store) -> Iterator[str]:
+    reachable = store.catalog.reachable(())
+    yield from (f"document {d.digest.short}" for d in store.catalog.documents() if d.digest not in reachable.documents)
+    yield from (f"blob {blob.digest.short}" for blob in store.content.walk() if blob.digest not in reachable.blobs)
+    yield from (f"layer {diff_id.short}" for diff_id in store.layers.walk() if diff_id not in reachable.diff_ids)
+    yield from (f"tree {chain_id.short}" for _, chain_id in store.trees.walk() if chain_id not in reachable.chain_ids)
+    yield from (f"rootfs {chain_id.short}" for chain_id in store.rootfs.walk() if chain_id not in reachable.chain_ids)

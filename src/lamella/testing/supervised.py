@@ -26,7 +26,7 @@ from pathlib import Path
 from lamella.testing import seccomp
 
 GO_ON = 0
-KILL = -1
+KILL = -signal.SIGKILL
 
 _CREATING = os.O_CREAT | os.O_TRUNC
 _AT_FDCWD = -100
@@ -72,12 +72,13 @@ class Call:
 class Fault:
     """What happens at the ``at``-th call (from 1) among those of the names ``calls`` (all, if None).
 
-    With ``error`` (an errno) the call fails, and with ``lasting`` all later ones do too; else the process is killed
-    before the call happens.
+    With ``error`` (an errno) the call fails, and with ``lasting`` all later ones do too; with ``signal`` it happens,
+    and the process gets the signal; else the process is killed before the call happens.
     """
 
     at: int
     error: int = 0
+    signal: int = 0
     calls: frozenset[str] | None = None
     lasting: bool = False
 
@@ -118,7 +119,8 @@ def supervised(
     """Run ``act`` in a fork of this process, which should have no other threads; its exit status is 0 if it returns.
 
     ``decide`` is asked at each call that concerns something below the directory, with its number from 1, before it
-    happens: GO_ON, KILL, or an errno to fail with. ``fault`` is the decision in its usual form.
+    happens: GO_ON, KILL, an errno to fail with, or the negative number of a signal to send. ``fault`` is the decision
+    in its usual form.
     """
     plan = _Plan(fault)
     ours, theirs = socket.socketpair()
@@ -152,7 +154,7 @@ class _Plan:
             return GO_ON
         self._count += 1
         if self._count == fault.at or (fault.lasting and self._count > fault.at):
-            return fault.error or KILL
+            return fault.error or -fault.signal or KILL
         return GO_ON
 
 
@@ -238,7 +240,10 @@ class _Supervisor:
         if verdict == KILL:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
             return False
-        seccomp.answer(listener, notification, verdict)
+        seccomp.answer(listener, notification, max(verdict, GO_ON))
+        if verdict < GO_ON:
+            # After the answer: a call that is interrupted while it waits for one is made, and counted, again.
+            signal.pidfd_send_signal(handle, -verdict)
         return True
 
     def _look(self, notification: seccomp.Notification) -> Call | None:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_UNFINISHED = " <unfinished ...>"
+_RESUMED = re.compile(r"^(?:\d+\s+)?<\.\.\. \w+ resumed>(.*)$")
 _LINE = re.compile(r"^(?:\d+\s+)?(\w+)\((.*)\)\s+= (-?\d+|\?)")
 
 
@@ -37,18 +39,26 @@ def missing() -> str:
 
 
 def trace(program: Sequence[str], calls: Iterable[str], *, below: Path) -> list[Call]:
-    """Run ``program`` to its end and return the ``calls`` that it made on paths below a directory, in order.
+    """Run ``program`` to its end and return the ``calls`` that it made on paths below a directory, as they ended.
 
     A name with ``?`` before it may be unknown on this machine. Raises CalledProcessError if the program fails.
     """
     with tempfile.NamedTemporaryFile("r") as log:
-        options = ["-f", "-y", "-s", "64", "-e", f"trace={','.join(calls)}", "-o", log.name]
+        options = ["-f", "-y", "-s", "512", "-e", f"trace={','.join(calls)}", "-o", log.name]
         subprocess.run(["strace", *options, *program], check=True, capture_output=True)
         return list(_parse(log, str(below)))
 
 
 def _parse(lines: Iterable[str], below: str) -> Iterator[Call]:
+    begun: dict[str, str] = {}
     for line in lines:
+        process = line.split(None, 1)[0]
+        if line.rstrip().endswith(_UNFINISHED):
+            begun[process] = line.rstrip().removesuffix(_UNFINISHED)
+            continue
+        resumed = _RESUMED.match(line)
+        if resumed:
+            line = begun.pop(process, "") + resumed[1]
         found = _LINE.match(line)
         if found and below in line:
             name, arguments, result = found.groups()
