@@ -16,7 +16,7 @@ from hostile_case import (
     layers,
     members,
     together,
-)  # fmt: skip
+)
 
 from lamella import Limits
 from lamella.errors import Integrity, InvalidInput, ResourceExhausted, Unsupported

@@ -18,7 +18,7 @@ from build import (
     gz,
     layout,
     tar,
-)  # fmt: skip
+)
 from hostile_case import Holds, Place, Refused, Table, Taken, a_file
 
 from lamella import Limits

@@ -16,7 +16,7 @@ from hostile_case import (
     layers,
     members,
     together,
-)  # fmt: skip
+)
 
 from lamella.errors import InvalidInput, ResourceExhausted
 

@@ -15,7 +15,7 @@ from hostile_case import (
     implied,
     layers,
     members,
-)  # fmt: skip
+)
 
 from lamella.errors import Integrity, InvalidInput, ResourceExhausted
 

@@ -21,7 +21,7 @@ from build import (
     pax_raw,
     symlink,
     tar,
-)  # fmt: skip
+)
 from hostile_case import (
     Holds,
     Place,
@@ -33,7 +33,7 @@ from hostile_case import (
     a_link,
     layers,
     members,
-)  # fmt: skip
+)
 
 from lamella import Limits
 from lamella.errors import Integrity, InvalidInput, ResourceExhausted, Unsupported

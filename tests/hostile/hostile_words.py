@@ -20,7 +20,7 @@ from lamella.errors import (
     LamellaError,
     NotFound,
     ResourceExhausted,
-)  # fmt: skip
+)
 from lamella.images.create import Recipe
 
 TABLE = Table()
