@@ -1,0 +1,318 @@
+"""HTTP as registries speak it, on urllib3: one exchange at a time, redirects by hand, every failure typed.
+
+``Authorization`` goes to the host, port and scheme that it was given for and nowhere else, whatever an answer says.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lamella.errors import Aborted, LamellaError, ResourceExhausted, Unavailable
+from lamella.registry.access import Access
+from lamella.registry.certificates import tls_context
+from lamella.registry.hosts import Origin, is_loopback, origin, resolve
+
+if TYPE_CHECKING:
+    from urllib3 import HTTPConnectionPool
+    from urllib3.response import BaseHTTPResponse
+
+_REDIRECTS = 10
+_DRAIN = 64 << 10
+_BLOCK = 256 << 10
+_POOL = 16
+
+BROKEN = frozenset({"registry-connection", "registry-timeout"})
+"""Codes of failures that the next try may not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked. ``authorization`` is for the origin of ``url`` alone; a body that is no bytes is sent once."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | Iterable[bytes] | None = field(default=None, repr=False)
+    authorization: str | None = field(default=None, repr=False)
+
+
+class Response:
+    """An answer whose body is read as it comes. ``url`` is where it came from, redirects followed."""
+
+    def __init__(self, raw: BaseHTTPResponse, url: str, transport: Transport) -> None:
+        self._raw, self._transport = raw, transport
+        self.url = url
+        self.status = raw.status
+        transport.watch(self)
+
+    def header(self, name: str) -> str:
+        """A header, empty if it is absent."""
+        return str(self._raw.headers.get(name, ""))
+
+    def header_lines(self, name: str) -> list[str]:
+        """Each occurrence of a header."""
+        return [str(value) for value in self._raw.headers.getlist(name)]
+
+    @property
+    def length(self) -> int | None:
+        """``Content-Length``; None if it is absent or malformed."""
+        text = self.header("Content-Length")
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; empty at the end. Raises Unavailable if the connection breaks before the end."""
+        with _Failures(self.url, self._transport):
+            return self._raw.read(size) or b""
+
+    def body(self, limit: int) -> bytes:
+        """All of it, and the connection is given back. Raises ResourceExhausted over ``limit`` bytes."""
+        pieces: list[bytes] = []
+        left = limit + 1
+        try:
+            while left > 0 and (data := self.read(min(left, _BLOCK))):
+                pieces.append(data)
+                left -= len(data)
+            if left <= 0:
+                raise ResourceExhausted(f"an answer of more than {limit} bytes", code="document-size", subject=self.url)
+        finally:
+            self.close()
+        return b"".join(pieces)
+
+    def discard(self) -> None:
+        """Read a short body away so that the connection can be used again; a long one costs the connection."""
+        with suppress(LamellaError):
+            if (self.length or 0) <= _DRAIN:
+                self.read(_DRAIN)
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back, or close it if something is left to be read."""
+        self._transport.unwatch(self)
+        if self._raw.closed or getattr(self._raw, "length_remaining", None) == 0:
+            self._raw.release_conn()
+        else:
+            self._raw.close()
+
+    def shut_down(self) -> None:
+        """Make whoever reads this, in another thread, fail at once."""
+        with suppress(OSError, ValueError, RuntimeError):  # it may have ended in this moment
+            self._raw.shutdown()
+
+
+class _Failures:
+    """Turns urllib3's failures into typed ones: ``registry-connection``, ``-timeout``, ``-unreachable``, ``-tls``."""
+
+    def __init__(self, url: str, transport: Transport, *, known: bool = False) -> None:
+        self._url, self._transport, self._known = url, transport, known
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None or isinstance(error, LamellaError) or not isinstance(error, Exception):
+            return
+        if self._transport.closed:
+            raise Aborted("the client was closed", code="registry-closed") from None
+        raised = failure_of(error, self._url)
+        if raised is not None:
+            if self._known and raised.code == "registry-unreachable":  # it was there a moment ago
+                raised.code = "registry-connection"
+            raise raised from None
+
+
+def failure_of(error: Exception, url: str) -> Unavailable | None:
+    """The typed error for a failure of urllib3; None for what is none of it."""
+    import ssl
+
+    from urllib3 import exceptions as failures
+
+    scheme, host, port = origin(url)
+    at = host if (scheme, port) in (("https", 443), ("http", 80)) else f"{host}:{port}"
+    cause: object = error
+    while isinstance(cause, BaseException):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = cause.verify_message or "it is not trusted"
+            hint = f"put its authority into certs.d/{at}/ca.crt, or --tls-verify=false"
+            return Unavailable(f"its certificate: {why}", code="registry-certificate", subject=at, hint=hint)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, failures.NameResolutionError):
+        return Unavailable("the host is not known", code="registry-unreachable", subject=at)
+    if isinstance(error, failures.ConnectTimeoutError):
+        return Unavailable("it cannot be reached in time", code="registry-unreachable", subject=at)
+    if isinstance(error, failures.NewConnectionError):
+        return Unavailable(f"it cannot be reached: {_last(error)}", code="registry-unreachable", subject=at)
+    if isinstance(error, (failures.TimeoutError, TimeoutError)):
+        return Unavailable("it has said nothing for too long", code="registry-timeout", subject=at)
+    if isinstance(error, (failures.SSLError, ssl.SSLError)):
+        return Unavailable(f"TLS failed: {_last(error)}", code="registry-tls", subject=at)
+    if isinstance(error, (failures.HTTPError, OSError)):
+        return Unavailable(f"the connection broke: {_last(error)}", code="registry-connection", subject=at)
+    return None
+
+
+def _last(error: BaseException) -> str:
+    """What went wrong at the bottom, in words."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)[:200] or type(error).__name__
+
+
+class Transport:
+    """Connections to servers, kept and used again. Thread-safe. ``close`` makes what is under way fail with Aborted.
+
+    ``insecure`` are hosts (with their ports) whose certificates are not verified and that may be spoken to in plain
+    HTTP; this machine's own may always.
+    """
+
+    def __init__(self, access: Access, *, insecure: frozenset[str] = frozenset()) -> None:
+        self._access, self._insecure = access, insecure
+        self._lock = threading.Lock()
+        self._pools: dict[Origin, HTTPConnectionPool] = {}
+        self._live: set[Response] = set()
+        self._reached: set[Origin] = set()
+        self._ended = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._ended.is_set()
+
+    def close(self) -> None:
+        """Close every connection; other threads that wait for one are waiting no longer."""
+        self._ended.set()
+        with self._lock:
+            live, pools = list(self._live), list(self._pools.values())
+            self._pools.clear()
+        for response in live:
+            response.shut_down()
+        for pool in pools:
+            pool.close()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait. Raises Aborted when the transport is closed meanwhile."""
+        if self._access.sleep is not None:
+            self._access.sleep(seconds)
+        elif self._ended.wait(seconds):
+            raise Aborted("the client was closed", code="registry-closed")
+
+    def watch(self, response: Response) -> None:
+        """Remember a response that is being read."""
+        with self._lock:
+            self._live.add(response)
+
+    def unwatch(self, response: Response) -> None:
+        """Forget it."""
+        with self._lock:
+            self._live.discard(response)
+
+    def open(self, request: Request) -> Response:
+        """Send a request and follow where the answer leads. Raises Unavailable, without trying again."""
+        url, authorization, method, body = request.url, request.authorization, request.method, request.body
+        for _ in range(_REDIRECTS):
+            response = self._exchange(method, url, request.headers, body, authorization)
+            target = self._redirect(response, method)
+            if target is None:
+                return response
+            response.discard()
+            if origin(target) != origin(url):
+                authorization = None
+            if response.status == 303 and method != "HEAD":
+                method, body = "GET", None
+            elif body is not None and not isinstance(body, bytes):
+                raise Unavailable(
+                    "it redirects while it is sent a stream", code="registry-protocol", subject=origin(url)[1]
+                )
+            url = target
+        raise Unavailable("it redirects without end", code="registry-redirects", subject=origin(url)[1])
+
+    def _redirect(self, response: Response, method: str) -> str | None:
+        """Where an answer redirects to. Raises Unavailable for a way from TLS to plain HTTP."""
+        followed = (301, 302, 303, 307, 308) if method in ("GET", "HEAD") else (307, 308)
+        location = response.header("Location")
+        if response.status not in followed or not location:
+            return None
+        return self.safe_target(response.url, location)
+
+    def safe_target(self, base: str, location: str) -> str:
+        """The URL that an answer names. Raises Unavailable (``registry-insecure``) for plain HTTP to elsewhere."""
+        target = resolve(base, location)
+        self._check(target)
+        return target
+
+    def _check(self, url: str) -> None:
+        scheme, host, port = origin(url)
+        if scheme == "http" and not is_loopback(host) and not {host, f"{host}:{port}"} & self._insecure:
+            raise Unavailable(
+                "plain HTTP is refused",
+                code="registry-insecure",
+                subject=f"{host}:{port}",
+                hint="--tls-verify=false, or insecure in registries.conf",
+            )
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes] | None,
+        authorization: str | None,
+    ) -> Response:
+        from urllib3.util import parse_url
+
+        self._check(url)
+        if self.closed:
+            raise Aborted("the client was closed", code="registry-closed")
+        sent = {"User-Agent": self._access.user_agent, "Accept-Encoding": "identity", **headers}
+        if authorization is not None:
+            sent["Authorization"] = authorization
+        with _Failures(url, self, known=origin(url) in self._reached):
+            raw = self._pool(url).urlopen(
+                method,
+                parse_url(url).request_uri,
+                body=body,
+                headers=sent,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        self._reached.add(origin(url))
+        return Response(raw, url, self)
+
+    def _pool(self, url: str) -> HTTPConnectionPool:
+        key = origin(url)
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = self._connect(key)
+        return pool
+
+    def _connect(self, key: Origin) -> HTTPConnectionPool:
+        import urllib3
+
+        scheme, host, port = key
+        timeout = urllib3.Timeout(connect=self._access.connect_timeout, read=self._access.read_timeout)
+        options: dict[str, Any] = {"maxsize": _POOL, "timeout": timeout, "blocksize": _BLOCK}
+        if scheme == "https":
+            named = host if port == 443 else f"{host}:{port}"
+            verify = not {host, f"{host}:{port}"} & self._insecure
+            options["ssl_context"] = tls_context(named, self._access.certificates, verify=verify)
+            options["assert_hostname"] = None if verify else False
+        proxy = self._proxy(scheme, host)
+        if proxy is not None:
+            return urllib3.ProxyManager(proxy, **options).connection_from_host(host, port, scheme)
+        return (urllib3.HTTPSConnectionPool if scheme == "https" else urllib3.HTTPConnectionPool)(host, port, **options)
+
+    def _proxy(self, scheme: str, host: str) -> str | None:
+        proxies = self._access.proxies
+        exempt = [name.strip().lstrip(".").lower() for name in proxies.get("no", "").split(",") if name.strip()]
+        if is_loopback(host) or any(n == "*" or host == n or host.endswith(f".{n}") for n in exempt):
+            return None
+        return proxies.get(scheme)
