@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, Unavailable, one_line
 from lamella.registry.access import Access
 from lamella.registry.credentials import Credentials
+from lamella.registry.hosts import origin
 from lamella.registry.transport import Response
 from lamella.registry.v1.wire import Body, Wire, refusal
 from lamella.spec import jsondoc
@@ -229,7 +230,8 @@ class Client:
         url = f"{self._wire.base(endpoint, named_by='' if endpoint == self.host else self.host)}/{path}"
         mine = self._authorization(endpoint)
         answer = self._wire.send(method, url, authorization=mine, headers=headers, body=body)
-        if answer.status == 401 and self._tokens and method == "GET":
+        own = origin(answer.url) == origin(url)
+        if answer.status == 401 and own and self._tokens and method == "GET":
             answer.discard()
             self.images()
             mine = self._authorization(endpoint)

@@ -1,0 +1,448 @@
+"""Pulling and pushing by the protocol of 2013, against an index and registries that keep its rules."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+from contextlib import closing
+
+import pytest
+
+from lamella.errors import AccessDenied, Authentication, Integrity, InvalidInput, LamellaError, NotFound, Unavailable
+from lamella.registry.access import Access, Retrying
+from lamella.registry.credentials import Credentials
+from lamella.registry.v1.client import Client
+from lamella.registry.v1.push import Upload, push
+from lamella.registry.v1.source import V1Source
+from lamella.spec import v1image
+from lamella.spec.documents import ImageConfig, Manifest
+from lamella.spec.limits import Limits
+from lamella.spec.reference import Reference
+from lamella.transfer.copy import copy_images
+from support import building
+from support.registry_v1 import serving, simple, world
+
+IDS = tuple(hashlib.sha256(b"v1 %d" % n).hexdigest() for n in range(3))
+LAYERS = (
+    building.tar(building.file("a", "one")),
+    gzip.compress(building.tar(building.file("b", "two")), mtime=0),
+    building.tar(building.file("c", "c" * 100_000)),
+)
+
+
+def record(n: int, **more: object) -> dict[str, object]:
+    parent = {"parent": IDS[n - 1]} if n else {}
+    command = {"Cmd": ["/bin/sh", "-c", f"echo {n}"]}
+    return {"id": IDS[n], **parent, "created": "2013-06-13T14:03:50.821769-07:00", "container_config": command, **more}
+
+
+def filled(*registries: str, **options):
+    """A world with three images, each the parent of the next, of which the last is tagged ``latest``."""
+    here = world(*registries, **options)
+    stack = here.__enter__()
+    for n in range(3):
+        stack.add(record(n), LAYERS[n], tag="latest" if n == 2 else "")
+    return here, stack
+
+
+@pytest.fixture
+def make(request):
+    """Makes worlds, which end with the test."""
+
+    def build(*registries: str, **options):
+        context, here = filled(*registries, **options)
+        request.addfinalizer(lambda: context.__exit__(None, None, None))
+        return here
+
+    return build
+
+
+def client(here, *, name: str = "demo", user: str = "", password: str = "", attempts: int = 3, **limits) -> Client:
+    access = Access(
+        credentials=Credentials(user, password) if user else None,
+        retrying=Retrying(attempts=attempts),
+        sleep=lambda _: None,
+    )
+    return Client(Reference.parse(f"{here.index}/{name}"), access, limits=Limits(**limits))
+
+
+def pulled(here, disk, **options) -> V1Source:
+    tag = options.pop("tag", "latest")
+    checkers = options.pop("checkers", None)
+    place = disk / "scratch"
+    place.mkdir(exist_ok=True)
+    return V1Source(client(here, **options), place, tag=tag, checkers=checkers)
+
+
+def refused(here, disk, **options) -> LamellaError:
+    with pytest.raises(LamellaError) as caught:
+        pulled(here, disk, **options).close()
+    return caught.value
+
+
+def read(source, descriptor) -> bytes:
+    with closing(source.open_blob(descriptor)) as reader:
+        return b"".join(iter(lambda: reader.read(7000), b""))
+
+
+class TestPull:
+    def test_a_tag_brings_the_image_and_all_its_ancestors(self, make, disk):
+        here = make()
+        with closing(pulled(here, disk)) as source:
+            offers = source.offers()
+            assert [offer.names for offer in offers] == [(), (), (f"{here.index}/demo:latest",)]
+            assert [offer.parent for offer in offers] == [None, *(offer.descriptor.digest for offer in offers[:2])]
+            manifest = Manifest.parse(read(source, offers[2].descriptor))
+            assert [read(source, layer) for layer in manifest.layers] == list(LAYERS)
+            config = ImageConfig.parse(read(source, manifest.config))
+            assert [step.created_by for step in config.history] == [f"/bin/sh -c echo {n}" for n in range(3)]
+            kept = v1image.kept_images(manifest)
+            assert [image.raw for image in kept] == [here.images[identity].json for identity in IDS]
+            assert [layer.annotations[v1image.V1_CHECKSUM] for layer in manifest.layers] == [
+                here.checksums[identity] for identity in IDS]  # fmt: skip
+
+    def test_it_goes_into_a_store(self, make, store, disk):
+        here = make()
+        from lamella.transfer.load import load
+
+        with store.lease("pull") as lease, closing(pulled(here, disk)) as source:
+            load(store.graph, store.content, lease, source, cleanup=lambda written: None)
+        store.sync_layout()
+        image = store.image(f"{here.index}/demo")
+        assert image.open("c").read() == b"c" * 100_000
+        assert len(list(image.ancestors())) == 3
+
+    def test_parents_are_fetched_before_children(self, make, disk):
+        here = make()
+        pulled(here, disk).close()
+        assert [one.path.split("/")[3] for one in here.asked("registry", "GET", "/layer$")] == list(IDS)
+
+    def test_all_tags_or_one(self, make, disk):
+        here = make()
+        here.tags |= {"base": IDS[0], "again": IDS[2]}
+        with closing(pulled(here, disk, tag=None)) as source:
+            assert [sorted(name.rpartition(":")[2] for name in offer.names) for offer in source.offers()] == [
+                ["base"], [], ["again", "latest"]]  # fmt: skip
+        (disk / "other").mkdir()
+        with closing(V1Source(client(here), disk / "other", tag="base")) as source:
+            assert len(source.offers()) == 1
+
+    def test_a_tag_that_is_not_there(self, make, disk):
+        error = refused(make(), disk, tag="nope")
+        assert isinstance(error, NotFound)
+        assert error.reason == "Tag nope not found in repository library/demo"
+
+    def test_names_of_more_than_two_parts_are_none(self, make, disk):
+        assert refused(make(), disk, name="a/b/c").code == "v1-name"
+
+
+class TestWhoGetsWhat:
+    def test_credentials_go_to_the_index_and_tokens_to_the_registries(self, make, disk):
+        here = make(user="ann", password="secret")
+        pulled(here, disk, user="ann", password="secret").close()
+        assert all(one.headers["authorization"].startswith("Basic ") for one in here.asked("index", path="/images$"))
+        asked = here.asked("registry", path="/(images|repositories)/")
+        assert asked
+        assert all(one.headers["authorization"].startswith("Token signature=") for one in asked)
+        assert all("Basic" not in str(one.headers) for one in here.asked("registry"))
+
+    def test_the_session_cookie_is_given_back_and_only_there(self, make, disk):
+        here = make("one", "two")
+        here.endpoint_header = " , ".join(here.endpoints)
+        here.fail["GET .*/json"] = [404]
+        pulled(here, disk).close()
+        for name in ("one", "two"):
+            sessions = {s.partition("-")[2] for s in here.sessions if s.startswith(name)}
+            for one in here.asked(name):
+                cookie = one.headers.get("cookie", "").removeprefix("session=")
+                assert not cookie or cookie in sessions
+        assert all("cookie" not in one.headers for one in here.asked("index"))
+        assert here.asked("one", path="/ancestry")[0].headers.get("cookie")
+
+    def test_a_used_up_token_is_replaced_by_another(self, make, disk):
+        here = make()
+        with closing(client(here)) as mine:
+            mine.images()
+            here.tokens.clear()
+            assert mine.tags() == {"latest": IDS[2]}
+        assert len(here.asked("index", path="/images$")) == 2
+
+    @pytest.mark.parametrize("user", ["", "eve"])
+    def test_without_the_right_credentials_it_is_refused(self, make, disk, user):
+        error = refused(make(user="ann", password="secret"), disk, user=user, password="guess" if user else "")
+        assert isinstance(error, Authentication)
+        assert "guess" not in str(error)
+
+    def test_a_redirected_layer_takes_no_secrets_along(self, make, disk, request):
+        here = make()
+        context = serving(here, "elsewhere")
+        elsewhere = context.__enter__()
+        request.addfinalizer(lambda: context.__exit__(None, None, None))
+        here.with_tokens = True
+        here.fail[f"GET /v1/images/{IDS[2]}/layer"] = [f"http://{elsewhere}/v1/stored"]
+        error = refused(here, disk)
+        asked = here.asked("elsewhere", path="/stored")
+        assert asked
+        assert all("authorization" not in one.headers and "cookie" not in one.headers for one in asked)
+        assert isinstance(error, Authentication)
+
+    def test_a_standalone_registry_is_its_own_index_and_gets_the_credentials(self, make, disk):
+        here = make(standalone=True, user="ann", password="secret")
+        with closing(pulled(here, disk, user="ann", password="secret")) as source:
+            assert len(source.offers()) == 3
+        assert all(one.headers["authorization"].startswith("Basic ") for one in here.asked(path="/layer$"))
+
+    @pytest.mark.parametrize("host", ["http://x", "a/b", "user@host", "a b", "x:port", "-x"])
+    def test_registries_that_are_no_hosts_are_refused(self, make, disk, host):
+        here = make()
+        here.endpoint_header = host
+        error = refused(here, disk)
+        assert isinstance(error, Unavailable)
+        assert error.code == "registry-protocol"
+
+
+class TestEndpoints:
+    def test_the_next_registry_is_asked_when_one_is_gone(self, make, disk):
+        here = make("one", "two")
+        here.endpoint_header = f"127.0.0.1:1,{here.endpoints[1]}"
+        with closing(pulled(here, disk)) as source:
+            assert len(source.offers()) == 3
+        assert not here.asked("one")
+
+    def test_the_next_registry_is_asked_when_one_has_not_got_it(self, make, disk):
+        here = make("one", "two")
+        here.fail["GET .*/layer"] = [404]
+        pulled(here, disk).close()
+        assert len(here.asked("two", path="/layer")) == 1
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [(400, Unavailable), (401, Authentication), (403, AccessDenied), (404, NotFound), (418, Unavailable),
+         (500, Unavailable), (503, Unavailable)],
+    )  # fmt: skip
+    @pytest.mark.parametrize("path", ["images$", "tags", "ancestry", "json", "layer"])
+    def test_every_status_at_every_call_is_a_typed_error(self, make, disk, path, status, kind):
+        here = make()
+        here.fail[f"GET .*{path}"] = [status] * 20
+        error = refused(here, disk)
+        assert isinstance(error, kind)
+        assert str(status) in error.reason
+
+    @pytest.mark.parametrize("path", ["images$", "tags", "ancestry", "json", "layer"])
+    def test_passing_failures_pass(self, make, disk, path):
+        here = make()
+        here.fail[f"GET .*{path}"] = [503, 0]
+        pulled(here, disk).close()
+
+
+class TestHostile:
+    @pytest.mark.parametrize("body", [b"", b"{}", b"[7]", b'["../../x"]', b"[]", json.dumps([IDS[0]]).encode(),
+                                      json.dumps([IDS[2], IDS[2]]).encode()])  # fmt: skip
+    def test_ancestries_that_are_none(self, make, disk, body):
+        here = make()
+        here.ancestries[IDS[2]] = json.loads(body or b'""')
+        assert isinstance(refused(here, disk), (InvalidInput, Integrity))
+
+    def test_an_ancestry_that_is_not_what_the_records_say(self, make, disk):
+        here = make()
+        here.ancestries[IDS[2]] = [IDS[2], IDS[0]]
+        error = refused(here, disk)
+        assert error.code == "v1-ancestry"
+        assert IDS[2] in str(error)
+
+    def test_a_child_without_its_parent_is_refused(self, make, disk):
+        here = make()
+        here.ancestries[IDS[2]] = [IDS[2], IDS[1]]
+        assert refused(here, disk).code == "v1-ancestry"
+        del here.ancestries[IDS[2]], here.images[IDS[0]]
+        assert isinstance(refused(here, disk), NotFound)
+
+    def test_the_record_of_another_image(self, make, disk):
+        here = make()
+        here.images[IDS[1]].json = here.images[IDS[0]].json
+        error = refused(here, disk)
+        assert error.code == "v1-ancestry" or error.code == "v1-wrong-image"
+
+    def test_tags_and_lists_with_ids_that_are_none(self, make, disk):
+        here = make()
+        here.tags["latest"] = "../../etc/passwd"
+        assert refused(here, disk).code == "v1-id"
+        assert not here.asked(path="passwd")
+
+    def test_documents_over_the_limit(self, make, disk):
+        assert refused(make(), disk, document_bytes=50).code == "document-size"
+        assert refused(make(), disk, layer_bytes=5000).code == "layer-size"
+
+
+class TestLayers:
+    def test_a_broken_download_goes_on_where_it_broke(self, make, disk):
+        here = make()
+        here.cut = [len(LAYERS[0]), len(LAYERS[1]), 30_000, 20_000]
+        with closing(pulled(here, disk)) as source:
+            assert len(source.offers()) == 3
+        ranges = [one.headers.get("range") for one in here.asked(path=f"{IDS[2]}/layer")]
+        assert ranges == [None, "bytes=30000-", "bytes=50000-"]
+
+    def test_a_registry_that_cannot_resume_is_asked_from_the_start(self, make, disk):
+        here = make(ranges=False)
+        here.cut = [len(LAYERS[0]), len(LAYERS[1]), 30_000]
+        with closing(pulled(here, disk)) as source:
+            manifest = Manifest.parse(read(source, source.offers()[2].descriptor))
+            assert read(source, manifest.layers[2]) == LAYERS[2]
+        assert [one.headers.get("range") for one in here.asked(path=f"{IDS[2]}/layer")] == [None, None]
+
+    def test_one_that_always_breaks_is_given_up(self, make, disk):
+        here = make()
+        here.cut = [0] * 20
+        error = refused(here, disk)
+        assert isinstance(error, Unavailable)
+        assert len(here.asked(path="/layer")) == 3
+
+    def test_a_layer_that_came_damaged_is_fetched_again(self, make, disk):
+        here = make()
+        here.damage = 1
+        pulled(here, disk).close()
+        assert len(here.asked(path=f"{IDS[0]}/layer")) == 2
+
+    def test_one_that_stays_damaged_is_an_error(self, make, disk):
+        here = make()
+        here.damage = 20
+        error = refused(here, disk)
+        assert isinstance(error, Integrity)
+        assert error.code == "v1-checksum"
+        assert IDS[0] in str(error)
+
+    def test_a_record_that_was_changed_is_noticed(self, make, disk):
+        here = make()
+        here.images[IDS[1]].json = json.dumps(record(1, author="eve"), separators=(",", ":")).encode()
+        error = refused(here, disk)
+        assert (error.code, IDS[1] in str(error)) == ("v1-checksum", True)
+
+    def test_checksums_in_headers_count_too(self, make, disk):
+        here = make()
+        here.checksums = dict.fromkeys(IDS, "")
+        here.images[IDS[1]].headers["X-Docker-Checksum-Payload"] = "sha256:" + "0" * 64
+        assert refused(here, disk).code == "v1-checksum"
+
+    def test_other_checksums_are_for_checkers(self, make, disk):
+        here = make()
+        here.checksums[IDS[1]] = "tarsum+sha256:" + "1" * 64
+        pulled(here, disk).close()
+        seen = []
+
+        def check(raw: bytes, file) -> str:
+            seen.append((raw, file.read()))
+            return "tarsum+sha256:" + "2" * 64
+
+        error = refused(here, disk, checkers={"tarsum": check})
+        assert error.code == "v1-checksum"
+        assert seen == [(here.images[IDS[1]].json, LAYERS[1])] * 2
+
+    def test_an_empty_checksum_is_none(self, make, disk):
+        here = make()
+        here.checksums = dict.fromkeys(IDS, "")
+        with closing(pulled(here, disk)) as source:
+            manifest = Manifest.parse(read(source, source.offers()[2].descriptor))
+            assert all(v1image.V1_CHECKSUM not in layer.annotations for layer in manifest.layers)
+
+    def test_a_broken_compression_is_an_error_without_checksums_too(self, make, disk):
+        here = make()
+        here.checksums = dict.fromkeys(IDS, "")
+        here.images[IDS[1]].layer = LAYERS[1][:-20]
+        error = refused(here, disk)
+        assert isinstance(error, Integrity)
+        assert IDS[1] in str(error)
+
+
+def uploads() -> list[Upload]:
+    images = [json.dumps(record(n), separators=(",", ":")).encode() for n in range(3)]
+    return [
+        Upload(v1image.V1Image.parse(raw), lambda layer=layer: io.BytesIO(layer), len(layer))
+        for raw, layer in zip(images, LAYERS, strict=True)
+    ]
+
+
+class TestPush:
+    def test_what_is_pushed_can_be_pulled(self, disk):
+        with world(user="ann", password="secret") as here:
+            with closing(client(here, user="ann", password="secret")) as mine:
+                done = push(mine, uploads()[::-1], {"latest": IDS[2], "1": IDS[2], "base": IDS[0]})
+            assert done.sent == IDS
+            assert here.tags == {"latest": IDS[2], "1": IDS[2], "base": IDS[0]}
+            assert [here.images[key].layer for key in IDS] == list(LAYERS)
+            assert all(stored.complete for stored in here.images.values())
+            assert here.announced == [[{"id": IDS[0], "Tag": "base"}, {"id": IDS[1]},
+                                       {"id": IDS[2], "Tag": "latest"}, {"id": IDS[2], "Tag": "1"}]]  # fmt: skip
+            assert {item["id"]: item["checksum"] for item in here.concluded[0]} == {
+                key: simple(here.images[key].json, here.images[key].layer) for key in IDS}  # fmt: skip
+            (final,) = here.asked("index", "PUT", "/images$")
+            assert final.headers["x-docker-endpoints"] == here.endpoints[0]
+            with closing(pulled(here, disk, tag="1", user="ann", password="secret")) as source:
+                assert len(source.offers()) == 3
+
+    def test_parents_go_first_and_what_is_there_is_not_sent_again(self):
+        with world() as here:
+            here.add(record(0), LAYERS[0])
+            with closing(client(here)) as mine:
+                done = push(mine, uploads()[::-1], {"latest": IDS[2]})
+            assert (done.sent, done.present) == (IDS[1:], IDS[:1])
+            assert not here.asked(method="PUT", path=f"{IDS[0]}/layer")
+            assert "chunked" in here.asked(method="PUT", path=f"{IDS[1]}/layer")[0].headers["transfer-encoding"]
+
+    def test_every_registry_of_the_index_gets_it(self):
+        with world("one", "two") as here, closing(client(here)) as mine:
+            push(mine, uploads(), {"latest": IDS[2]})
+            assert [one.server for one in here.asked(method="PUT", path="/tags/")] == ["one", "two"]
+
+    def test_a_layer_is_sent_again_whole_when_the_connection_broke(self):
+        with world() as here:
+            here.fail[f"PUT /v1/images/{IDS[2]}/layer"] = [0, 503]
+            with closing(client(here)) as mine:
+                push(mine, uploads(), {"latest": IDS[2]})
+            assert here.images[IDS[2]].layer == LAYERS[2]
+
+    def test_the_index_may_send_the_announcement_elsewhere(self):
+        with world() as here:
+            here.fail[f"PUT /v1/repositories/{here.remote}/$"] = [f"http://{here.index}/v1/repositories/{here.remote}/"]
+            with closing(client(here)) as mine:
+                push(mine, uploads(), {})
+            assert len(here.asked("index", "PUT", "/$")) == 2
+
+    @pytest.mark.parametrize(
+        ("call", "status", "kind"),
+        [(f"{IDS[1]}/json", 500, Unavailable), (f"{IDS[1]}/json", 400, Unavailable), ("layer", 403, AccessDenied),
+         ("layer", 500, Unavailable), ("checksum", 400, Unavailable), ("tags/latest", 401, Authentication),
+         ("/demo/$", 401, Authentication), ("/demo/images", 404, NotFound)],
+    )  # fmt: skip
+    def test_refusals_are_typed_and_nothing_is_tagged_before_all_is_there(self, call, status, kind):
+        with world() as here:
+            here.fail[f"PUT .*{call}"] = [status] * 20
+            with closing(client(here)) as mine, pytest.raises(kind) as caught:
+                push(mine, uploads(), {"latest": IDS[2]})
+            assert str(status) in caught.value.reason
+            if "images" not in call:
+                assert here.tags == {}
+
+    def test_a_parent_that_is_not_pushed_and_a_tag_of_nothing_are_refused_first(self):
+        with world() as here, closing(client(here)) as mine:
+            with pytest.raises(NotFound) as caught:
+                push(mine, uploads()[1:], {})
+            assert caught.value.code == "v1-parent-missing"
+            with pytest.raises(InvalidInput):
+                push(mine, uploads()[:1], {"latest": IDS[2]})
+            assert here.log == []
+
+
+def test_from_one_registry_to_another(disk):
+    """What was pulled is an image source like any other."""
+    from lamella.formats.oci_layout_sink import OciLayoutSink
+
+    context, here = filled()
+    try:
+        with closing(pulled(here, disk)) as source:
+            copy_images(source, OciLayoutSink(disk / "layout"))
+    finally:
+        context.__exit__(None, None, None)
+    assert (disk / "layout/index.json").exists()
