@@ -17,6 +17,7 @@ from _machine import NOBODY, fuse_for_all, run_as_nobody
 from lamella import errors
 from lamella.mounts import mount as mounts
 from lamella.mounts.erofs import ErofsDriver
+from lamella.mounts.fuse import FuseDriver
 from lamella.mounts.fuse_overlayfs import FuseOverlayfsDriver
 from lamella.mounts.model import Form, Mount, Mounted
 from lamella.mounts.overlay import OverlayDriver
@@ -61,6 +62,8 @@ WAYS = [
     Way("userns-of-a-user", UserNamespaceDriver, user=True),
     Way("fuse-overlayfs", FuseOverlayfsDriver),
     Way("fuse-overlayfs-of-a-user", FuseOverlayfsDriver, user=True, prepare=fuse_for_all),
+    Way("fuse", FuseDriver),
+    Way("fuse-of-a-user", FuseDriver, user=True, prepare=fuse_for_all),
 ]
 
 

@@ -16,7 +16,8 @@ from lamella import errors
 from lamella._sys import mountinfo
 from lamella.mounts import _tiny_image, trial
 from lamella.mounts import mount as mounts
-from lamella.mounts.erofs import ErofsDriver, drop, release
+from lamella.mounts.erofs import ErofsDriver
+from lamella.mounts.image_mounts import drop, release
 from lamella.mounts.model import ErofsImage, Mount, Mounted
 
 pytestmark = needs_root

@@ -23,9 +23,10 @@ from typing import BinaryIO
 
 from lamella.errors import Unsupported, printable
 from lamella.layers.entry import Entry, Kind
+from lamella.layers.override import as_user
 from lamella.layers.sources import TarSource
 from lamella.layers.tree import MergedTree, Node
-from lamella.layers.xattrs import not_shown, written_name
+from lamella.layers.xattrs import is_users, not_shown, written_name
 from lamella.mounts.model import Form
 
 VERSION = 1
@@ -103,18 +104,22 @@ class ErofsLayout:
     notes: tuple[str, ...] = ()
 
 
-def write_erofs(tree: MergedTree, out: BinaryIO, side: BinaryIO, *, uuid: bytes = bytes(16)) -> ErofsLayout:
+def write_erofs(
+    tree: MergedTree, out: BinaryIO, side: BinaryIO, *, form: Form = Form.OVERLAY, uuid: bytes = bytes(16)
+) -> ErofsLayout:
     """Write the metadata of ``tree`` to ``out`` and what is not contiguous in a tar to ``side``, both empty.
 
-    It is made to lie under an overlay: xattrs that would steer that are escaped. Raises Unsupported (``erofs-*``),
-    naming the entry, for what the format cannot hold, and Integrity for a tar that is shorter than its index.
+    It is made to lie under an overlay of ``form``: xattrs that would steer that are escaped. For OVERLAY_USER, files
+    are what a caller without root extracts, owner 0 being the caller. Raises Unsupported (``erofs-*``), naming the
+    entry, for what the format cannot hold, and Integrity for a tar that is shorter than its index.
     """
-    return _Writer(tree, side, uuid).run(out)
+    return _Writer(tree, side, form, uuid).run(out)
 
 
 class _Writer:
-    def __init__(self, tree: MergedTree, side: BinaryIO, uuid: bytes) -> None:
-        self._tree, self._uuid = tree, uuid
+    def __init__(self, tree: MergedTree, side: BinaryIO, form: Form, uuid: bytes) -> None:
+        self._tree, self._form, self._uuid = tree, form, uuid
+        self._as_user = form is Form.OVERLAY_USER
         self._devices = _Devices(tree)
         self._side = _SideFile(side)
         # Room for every device there may be, so that inodes have their places before the devices are counted.
@@ -160,17 +165,18 @@ class _Writer:
             below: list[tuple[Node, int, int]] = []
             for name in sorted(children):
                 node = children[name]
-                kind = node.entry.kind
+                entry = as_user(node.entry) if self._as_user else node.entry
+                kind = entry.kind
                 if node.children is not None:
                     nid = self._directory_inode(node)
                     below.append((node, nid, own))
-                elif kind is Kind.CHARDEV and not node.entry.major and not node.entry.minor:
-                    self._note(node.entry, "a character device 0/0 reads as a whiteout in an overlay; it will not show")
+                elif kind is Kind.CHARDEV and not entry.major and not entry.minor:
+                    self._note(entry, "a character device 0/0 reads as a whiteout in an overlay; it will not show")
                     continue
                 else:
                     found = nids.get(id(node))
                     if found is None:
-                        found = nids[id(node)] = self._file_inode(node.entry, kind, node.layer)
+                        found = nids[id(node)] = self._file_inode(entry, kind, node.layer)
                     else:
                         self._one_more_name(found)
                     nid = found
@@ -267,7 +273,7 @@ class _Writer:
 
     def _directory_inode(self, node: Node) -> int:
         """Write the inode of a directory whose blocks are still to come; return its nid."""
-        entry, children = node.entry, node.children or {}
+        entry, children = as_user(node.entry) if self._as_user else node.entry, node.children or {}
         xattrs = self._shared_xattrs(entry) if entry.xattrs else b""
         links = 2
         for child in children.values():
@@ -309,8 +315,10 @@ class _Writer:
         shared: list[int] = []
         inline = b""
         for name, value in sorted(entry.xattrs.items()):
-            written = written_name(name, Form.OVERLAY)
+            written = written_name(name, self._form)
             problem = not_shown(entry, written, value)
+            if self._as_user and not problem and not is_users(name):
+                problem = "without root it cannot be set"
             if problem:
                 self._note(entry, f"xattr {printable(name)} cannot be shown: {problem}")
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from lamella.layers.entry import Entry, Kind
+from lamella.layers.xattrs import with_mode
 
 OVERRIDE_XATTR = b"user.lamella.stat"
 _OURS = b"user.lamella."
@@ -40,6 +41,24 @@ def needs_override(entry: Entry) -> bool:
     """Whether the caller cannot make the file as it is."""
     return (
         bool(entry.uid or entry.gid) or entry.mode != written_mode(entry) or entry.kind in (Kind.CHARDEV, Kind.BLOCKDEV)
+    )
+
+
+def as_user(entry: Entry) -> Entry:
+    """The entry as a caller without root writes it, who counts as owner 0; links and fifos lose their owners."""
+    if entry.kind == Kind.SYMLINK:
+        return msgspec.structs.replace(entry, uid=0, gid=0) if entry.uid or entry.gid else entry
+    marked = entry.kind != Kind.FIFO and needs_override(entry)
+    if not marked and not entry.xattrs and not entry.uid and not entry.gid and entry.mode == written_mode(entry):
+        return entry
+    mode = written_mode(entry)
+    xattrs = {escape(name): with_mode(name, value, mode) for name, value in entry.xattrs.items()}
+    if marked:
+        xattrs[OVERRIDE_XATTR] = override_of(entry)
+    kind = Kind.REGULAR if entry.kind in (Kind.CHARDEV, Kind.BLOCKDEV) else entry.kind
+    size = entry.size if entry.kind == Kind.REGULAR else 0
+    return msgspec.structs.replace(
+        entry, kind=kind, mode=mode, uid=0, gid=0, size=size, major=0, minor=0, xattrs=xattrs
     )
 
 

@@ -3,7 +3,11 @@
     metadata   EROFS, as ``layers.erofs`` writes it: the tree, pointing into the layers' tars
     side       what is not contiguous in them; only where there is such
     record     a sha256, and what it is of, in MessagePack: the digests of the two, the tars and their sizes, the root
-    mnt        where it is mounted while a snapshot stands on it
+    mnt        where the kernel mounts it while a snapshot stands on it
+    mnt-fuse   where it is mounted over FUSE, likewise
+
+Without root, images look as files that the caller extracts do (``layers.override``), and lie in ``rootfs/user/``: what
+root and a user make of a layer is never taken for each other's.
 
 All of it can be made again from the layers, and is, when it is missing or damaged: nothing is mounted that was not
 checked against the record since this process began.
@@ -21,15 +25,14 @@ from pathlib import Path
 
 import msgspec
 
-from lamella._sys import mountinfo
 from lamella._sys.files import fsync_dir, os_errors, remove_tree
 from lamella._sys.locks import FileLock
 from lamella.layers.entry import Entry
 from lamella.layers.erofs import VERSION, write_erofs
 from lamella.layers.store import LayerStore
 from lamella.layers.tree import MergedTree
-from lamella.mounts import erofs
-from lamella.mounts.model import ErofsImage
+from lamella.mounts import image_mounts
+from lamella.mounts.model import ErofsImage, Form
 from lamella.spec.digest import Digest, chain_ids
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
@@ -55,10 +58,12 @@ class Rootfs:
 
 
 class RootfsStore:
-    """The metadata of images. Thread-safe; of many processes that want one image's, one writes it."""
+    """The metadata of the caller's images. Thread-safe; of many processes that want one image's, one writes it."""
 
     def __init__(self, root: Path, layers: LayerStore, *, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._root = root
+        as_root = os.geteuid() == 0
+        self._form = Form.OVERLAY if as_root else Form.OVERLAY_USER
+        self._root = root if as_root else root / "user"
         self._layers = layers
         self._limits = limits
         self._lock = threading.Lock()
@@ -80,7 +85,7 @@ class RootfsStore:
             known = self._checked.get(chain_id)
         if known is None or known[0] != _identity(path):
             with os_errors(str(self._root)):
-                self._root.mkdir(mode=0o700, exist_ok=True)
+                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with FileLock(path.with_name(f"{path.name}.lock")):
                 record = check(path) or self._build(path, chain_id, tuple(diff_ids), staging, progress)
                 known = (_identity(path), record)
@@ -106,7 +111,7 @@ class RootfsStore:
             try:
                 record = self._write(fresh, tree, chain_id, diff_ids, progress)
                 if path.exists():
-                    erofs.drop(path / _MOUNT)
+                    image_mounts.drop(path / _MOUNT)
                     os.rename(path, staging / f"damaged-{chain_id.hex}")
                 os.rename(fresh, path)
                 fsync_dir(self._root)
@@ -119,9 +124,10 @@ class RootfsStore:
         self, fresh: Path, tree: MergedTree, chain_id: Digest, diff_ids: tuple[Digest, ...], progress: Progress
     ) -> _Record:
         # Overlay notes in its upper what it copied up by this and the inode: whatever moves inodes must change it.
-        uuid = hashlib.sha256(b"lamella erofs %d %s" % (VERSION, chain_id.hex.encode())).digest()[:16]
+        name = f"lamella {'erofs' if self._form is Form.OVERLAY else 'erofs-user'} {VERSION} {chain_id.hex}"
+        uuid = hashlib.sha256(name.encode()).digest()[:16]
         with open(fresh / _METADATA, "wb") as out, open(fresh / _SIDE, "wb") as side:
-            layout = write_erofs(tree, out, side, uuid=uuid)
+            layout = write_erofs(tree, out, side, form=self._form, uuid=uuid)
             for file in (out, side):
                 file.flush()
                 os.fsync(file.fileno())
@@ -162,16 +168,16 @@ class RootfsStore:
 
     def release(self, chain_id: Digest) -> bool:
         """Unmount an image that nothing stands on; whether nothing is mounted now."""
-        return erofs.release(self.path(chain_id) / _MOUNT)
+        return image_mounts.release(self.path(chain_id) / _MOUNT)
 
     def clear(self) -> None:
         """Unmount what was left mounted though nothing stands on it, and remove locks of images that are not here."""
         if not self._root.is_dir():
             return
         root = self._root.resolve()
-        for point in mountinfo.mount_points():
-            if point.fs_type == "erofs" and point.target.parent.parent == root:
-                erofs.release(point.target)
+        image_mounts.release_all(
+            [point for point in image_mounts.mounted_images() if point.target.parent.parent == root]
+        )
         for path in sorted(self._root.glob("*.lock")):
             lock = FileLock(path)
             if not path.with_suffix("").exists() and lock.acquire(blocking=False):

@@ -51,6 +51,21 @@ def not_shown(entry: Entry, name: bytes, value: bytes) -> str:
     return ""
 
 
+def is_users(name: bytes) -> bool:
+    """Whether the owner of a file may give it this xattr without root."""
+    return name.startswith(b"user.") or name in (_ACL_ACCESS, _ACL_DEFAULT)
+
+
+def with_mode(name: bytes, value: bytes, mode: int) -> bytes:
+    """The value of an xattr of a file that is given the permissions ``mode``: an ACL holds them too (acl(5))."""
+    if name != _ACL_ACCESS or not _is_acl(value):
+        return value
+    entries = list(_ACL_ENTRY.iter_unpack(value[4:]))
+    group = _MASK if any(tag == _MASK for tag, _, _ in entries) else _GROUP_OBJ
+    given = {_USER_OBJ: mode >> 6 & 7, group: mode >> 3 & 7, _OTHER: mode & 7}
+    return value[:4] + b"".join(_ACL_ENTRY.pack(tag, given.get(tag, old), id) for tag, old, id in entries)
+
+
 def _is_capability(value: bytes) -> bool:
     """Whether it is a struct vfs_cap_data of a revision that the kernel knows (capabilities(7))."""
     return len(value) > 3 and _CAPABILITY_SIZES.get(value[3]) == len(value)

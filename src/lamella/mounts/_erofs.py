@@ -1,4 +1,4 @@
-"""The act of mounting EROFS, with system calls only, and of telling where it lies under an overlay.
+"""The act of mounting EROFS, with system calls only.
 
 Files are mounted directly where the kernel can (6.12, and the file system they are on), else through loop devices,
 which end with the mount. Raises OSError with the kernel's own words.
@@ -9,17 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
-from lamella._sys import mountinfo, syscalls
-from lamella._sys.mountinfo import MountPoint
+from lamella._sys import syscalls
 
 _STRING_MAX = 255
-_SEPARATOR = re.compile(rb"(?<!\\):")
 
 # linux/loop.h; struct loop_config is the descriptor, the block size, and a struct loop_info64 with the flags in it.
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
@@ -98,34 +94,3 @@ def _loop(path: bytes, opened: ExitStack) -> bytes:
             os.close(control)
     finally:
         os.close(file)
-
-
-def is_attached(target: Path) -> bool:
-    """Whether an image is mounted at ``target`` (resolved) in this namespace."""
-    found = mountinfo.mount_at(target)
-    return found is not None and found.fs_type == "erofs"
-
-
-def images_below(overlay: MountPoint, pid: int | None = None) -> list[Path]:
-    """The directories that an overlay stands on at which images are mounted, in the namespace of a process."""
-    lowers = set(_lowers(overlay))
-    points = [mountinfo.parse_line(line) for line in mountinfo.raw_lines(pid) if b" - erofs " in line]
-    return [point.target for point in points if os.fsencode(point.target) in lowers]
-
-
-def is_below_any(target: Path) -> bool:
-    """Whether an overlay of this namespace stands on ``target``."""
-    name = os.fsencode(target)
-    lines = [line for line in mountinfo.raw_lines() if b" - overlay " in line]
-    return any(name in _lowers(mountinfo.parse_line(line)) for line in lines)
-
-
-def _lowers(overlay: MountPoint) -> list[bytes]:
-    found = []
-    for option in overlay.super_options:
-        key, _, value = option.partition(b"=")
-        if key == b"lowerdir+":
-            found.append(value)
-        elif key == b"lowerdir":
-            found += [re.sub(rb"\\(.)", rb"\1", part) for part in _SEPARATOR.split(value)]
-    return found

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lamella._sys import mountinfo, syscalls
 from lamella._sys.files import os_errors
-from lamella._sys.locks import FileLock
-from lamella.errors import NotFound
-from lamella.mounts import _erofs, _tiny_image, trial
+from lamella.mounts import _erofs, _tiny_image, image_mounts, trial
 from lamella.mounts.checks import mount_error, mount_point
-from lamella.mounts.model import ErofsImage, Mount, Mounted, Probe
+from lamella.mounts.model import Driver, ErofsImage, Mount, Mounted, Probe
 from lamella.mounts.overlay import OverlayDriver
 
 
@@ -41,7 +38,7 @@ class ErofsDriver(OverlayDriver):
         """As Driver.probe."""
         name = f"{self.name}-loop" if self._loops else self.name
         driver = ErofsDriver(loops=self._loops, volatile=True)
-        return trial.remembered(name, at, lambda place: trial.try_out(driver, place, _try_at))
+        return trial.remembered(name, at, lambda place: trial.try_out(driver, place, try_image))
 
     def mount(self, mount: Mount, target: Path) -> Mounted:
         """As Driver.mount."""
@@ -55,9 +52,9 @@ class ErofsDriver(OverlayDriver):
         """The image mounted at its directory, by this or by an earlier mount."""
         with os_errors(str(image.at)):
             at = image.at.resolve(strict=True)
-        with _lock(at):
+        with image_mounts.locked(at):
             try:
-                if not _erofs.is_attached(at):
+                if image_mounts.attached(at) is None:
                     devices = [os.fsencode(device) for device in image.devices]
                     _erofs.attach(os.fsencode(at), os.fsencode(image.metadata), devices, loops=self._loops)
             except OSError as error:
@@ -65,52 +62,19 @@ class ErofsDriver(OverlayDriver):
             try:
                 yield at
             except BaseException:
-                _detach_unused(at)
+                image_mounts.detach_unused(at)
                 raise
 
     def unmount(self, mounted: Mounted) -> None:
         """As Driver.unmount; with the last mount of an image, the image is unmounted too."""
         point = mount_point(mounted)
-        images = [] if point is None else _erofs.images_below(point)
+        images = [] if point is None else image_mounts.images_below(point)
         super().unmount(mounted)
-        for at in images:
-            release(at)
+        image_mounts.release_all(images)
 
 
-def release(at: Path) -> bool:
-    """Unmount the image at ``at`` unless an overlay of this namespace stands on it; whether nothing is mounted now.
-
-    One that is used in another way (by somebody who looks into it) stays.
-    """
-    with suppress(NotFound), _lock(at):
-        return _detach_unused(at)
-    return True
-
-
-def drop(at: Path) -> None:
-    """Unmount the image at ``at``, whoever uses it: overlays go on with it, and the next mount makes it anew."""
-    with suppress(OSError):
-        while _erofs.is_attached(at.resolve()):
-            syscalls.umount2(os.fsencode(at), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
-
-
-def _lock(at: Path) -> FileLock:
-    return FileLock(at.with_name(f"{at.name}.lock"))
-
-
-def _detach_unused(at: Path) -> bool:
-    if not _erofs.is_attached(at):
-        return True
-    if _erofs.is_below_any(at):
-        return False
-    try:
-        syscalls.umount2(os.fsencode(at), syscalls.UMOUNT_NOFOLLOW)
-    except OSError:
-        return mountinfo.mount_at(at) is None
-    return True
-
-
-def _try_at(driver: ErofsDriver, place: Path) -> Probe:
+def try_image(driver: Driver, place: Path) -> Probe:
+    """Mount the smallest image with a driver in the empty directory ``place``, change it through the mount."""
     at, upper, work, target = (place / name for name in ("image", "upper", "work", "root"))
     for directory in (at, upper, work, target):
         directory.mkdir()

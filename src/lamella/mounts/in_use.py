@@ -14,7 +14,7 @@ from lamella._sys import mountinfo, processes
 from lamella._sys.files import os_errors
 from lamella._sys.mountinfo import MountPoint
 from lamella.errors import FailedPrecondition
-from lamella.mounts._erofs import images_below
+from lamella.mounts import _fuse, image_mounts
 from lamella.mounts.model import Mounted
 
 _HOLDER = b"from lamella.mounts.holder import main"
@@ -40,7 +40,7 @@ def live_mount(upper: Path) -> Mounted | None:
     if found is None:
         return None
     holder, root = found.holder, found.target
-    if found.driver == "userns":
+    if found.inside:
         root = Path(f"/proc/{holder}/root{found.target}")
     return Mounted(
         driver=found.driver,
@@ -60,6 +60,21 @@ def fuse_overlayfs_processes() -> Iterator[tuple[int, list[bytes]]]:
             words = _command_line(int(name))
             if os.path.basename(words[0]) == b"fuse-overlayfs":
                 yield int(name), words
+
+
+def fuse_overlayfs_images(words: list[bytes], pid: int | None) -> list[MountPoint]:
+    """The mounted images that a process of fuse-overlayfs stands on, by its command line."""
+    value = _option(words, b"lowerdir")
+    try:
+        return [] if value is None else image_mounts.images_among([_real(p, pid) for p in value.split(b":")], pid)
+    except OSError:  # gone, or somebody else's
+        return []
+
+
+def _real(path: bytes, pid: int | None) -> bytes:
+    """The path that a process was given, where it was given as one of its descriptors."""
+    own = b"/proc/self/"
+    return os.readlink(b"/proc/%d/%s" % (pid, path[len(own) :])) if pid and path.startswith(own + b"fd/") else path
 
 
 @contextmanager
@@ -91,12 +106,16 @@ def claimed(upper: Path | None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A mount of the writable branch that was looked for; ``namespace`` is the one that ``target`` is a path in."""
+    """A mount of the writable branch that was looked for; ``namespace`` is the one that ``target`` is a path in.
+
+    ``inside``: it lies in a namespace that ``holder`` keeps.
+    """
 
     driver: str
     target: Path
     namespace: int
     holder: int = 0
+    inside: bool = False
 
 
 def _search(upper: Path) -> _Found | None:
@@ -159,7 +178,8 @@ class _Search:
         for pid, words in fuse_overlayfs_processes():
             branch = _option(words, b"upperdir")
             if branch is not None and self._is_upper(branch, pid):
-                return _Found("fuse-overlayfs", Path(os.fsdecode(words[-1])), _namespace(pid), pid)
+                driver = "fuse" if fuse_overlayfs_images(words, pid) else "fuse-overlayfs"
+                return _Found(driver, Path(os.fsdecode(words[-1])), _namespace(pid), pid)
         return None
 
 
@@ -167,9 +187,12 @@ def _described(point: MountPoint, pid: int) -> _Found:
     namespace = _namespace(pid)
     if point.fs_type == "overlay":
         holder = 0 if namespace == processes.mount_namespace() else _holder_in(namespace)
+        kinds = {image.fs_type for image in image_mounts.images_below(point, pid)}
         if holder:
-            return _Found("userns", point.target, processes.mount_namespace(), holder)
-        return _Found("erofs" if images_below(point, pid) else "overlay", point.target, namespace)
+            driver = "fuse" if _fuse.FS_TYPE in kinds else "userns"
+            return _Found(driver, point.target, processes.mount_namespace(), holder, inside=True)
+        driver = "fuse" if _fuse.FS_TYPE in kinds else "erofs" if kinds else "overlay"
+        return _Found(driver, point.target, namespace)
     return _Found("aufs" if point.fs_type == "aufs" else "copy", point.target, namespace)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from lamella._sys import mountinfo, syscalls
+from lamella._sys import mountinfo
 from lamella._sys.files import remove_tree
 from lamella._sys.locks import DirectoryLock
 from lamella.errors import InvalidInput, ResourceExhausted, Unsupported
-from lamella.mounts import trial
+from lamella.mounts import _fuse, trial
 from lamella.mounts.in_use import live_mount, upper_in_use
 from lamella.mounts.model import Driver, Form, Mount, Mounted, Probe
 
@@ -41,6 +40,7 @@ _IMPLEMENTATIONS = {
     "aufs": "lamella.mounts.aufs:AufsDriver",
     "copy": "lamella.mounts.copy:CopyDriver",
     "erofs": "lamella.mounts.erofs:ErofsDriver",
+    "fuse": "lamella.mounts.fuse:FuseDriver",
 }
 
 DRIVERS: tuple[str, ...] = tuple(_IMPLEMENTATIONS)
@@ -121,7 +121,7 @@ def _unmount_below(place: Path) -> None:
     for point in reversed(mountinfo.mount_points()):
         if point.target.is_relative_to(resolved):
             with suppress(OSError):
-                syscalls.umount2(os.fsencode(point.target), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+                _fuse.detach(point.target, lazy=True)  # by the helper of FUSE, should this be no root
 
 
 def unmount(mounted: Mounted) -> None:
