@@ -1,0 +1,147 @@
+"""The checksums of 2013: the one kept in ``graph/checksums``, and TarSum, which 0.6 put in its place.
+
+Neither is a proof of content: TarSum does not see the order of members, version 0 does not see xattrs (moby#9719).
+They are computed so that what was published with them can be checked; nothing of today's rests on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from lamella.archive.compression import DecompressReader
+from lamella.archive.member import Member, MemberType
+from lamella.archive.tar import TarScanner
+from lamella.archive.tar_header import text
+from lamella.errors import InvalidInput
+from lamella.spec.endpoint import Reader
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+
+TarSumVersion = Literal["0", "1", "dev"]
+
+_LABELS: dict[str, str] = {"0": "tarsum", "1": "tarsum.v1", "dev": "tarsum.dev"}
+_ALGORITHMS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
+_CHUNK = 256 << 10
+_SECOND = 1_000_000_000
+
+
+def checksum(json: bytes, layer: Reader) -> str:
+    """``sha256:`` and the digest of the record's bytes, a newline, and the layer's archive as it is (read, not closed).
+
+    What docker 0.3 to 0.5 kept for an image, and what a v1 registry calls the payload's checksum.
+    """
+    digest = hashlib.sha256(json + b"\n")
+    while data := layer.read(_CHUNK):
+        digest.update(data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def tarsum(
+    layer: Reader,
+    extra: bytes = b"",
+    *,
+    version: TarSumVersion = "0",
+    algorithm: str = "sha256",
+    limits: Limits = DEFAULT_LIMITS,
+) -> str:
+    """The TarSum of a layer (compressed or not; read, not closed) with ``extra``, the record of its image.
+
+    Raises InvalidInput for an unknown version or algorithm, and what reading a damaged archive raises.
+    """
+    if version not in _LABELS:
+        raise InvalidInput(f"no version of TarSum: {version!r}", code="tarsum-version")
+    if algorithm not in _ALGORITHMS:
+        raise InvalidInput(f"TarSum does not use {algorithm!r}", code="tarsum-algorithm")
+    total = hashlib.new(algorithm, extra)
+    for entry in _ordered(_Sums(layer, version, algorithm, limits).run()):
+        total.update(entry.digest.encode())
+    return f"{_LABELS[version]}+{algorithm}:{total.hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    name: bytes
+    digest: str
+    position: int
+
+
+def _ordered(sums: list[_Sum]) -> list[_Sum]:
+    """By digest; but what has one name stays in the order of the archive, at the places that its digests have."""
+    result = sorted(sums, key=lambda entry: (entry.digest, entry.position))
+    places: dict[bytes, list[int]] = {}
+    for place, entry in enumerate(result):
+        places.setdefault(entry.name, []).append(place)
+    for same in places.values():
+        if len(same) > 1:
+            in_order = sorted((result[place] for place in same), key=lambda entry: entry.position)
+            for place, entry in zip(same, in_order, strict=True):
+                result[place] = entry
+    return result
+
+
+class _Sums:
+    """One pass over an archive: a digest for each member, of its headers and its bytes."""
+
+    def __init__(self, layer: Reader, version: str, algorithm: str, limits: Limits) -> None:
+        self._stream = DecompressReader(layer, limits=limits)
+        self._version, self._algorithm = version, algorithm
+        self._scanner = TarScanner(self._read, limits=limits)
+        self._offset = 0
+        self._body = hashlib.new(algorithm)
+        self._from = self._until = 0
+
+    def run(self) -> list[_Sum]:
+        sums: list[_Sum] = []
+        name: bytes | None = None
+        for member in self._scanner:
+            if name is not None:
+                sums.append(_Sum(name, self._body.hexdigest(), len(sums)))
+            name = member.name.removeprefix(b"./").rstrip(b"/")
+            self._body = hashlib.new(self._algorithm, _headers(self._scanner, member, self._version))
+            self._from, self._until = member.data_offset, member.data_offset + member.stored_size
+        if name is not None:
+            sums.append(_Sum(name, self._body.hexdigest(), len(sums)))
+        while self._stream.read(_CHUNK):
+            pass  # the end of a compressed stream vouches for the rest of it
+        return sums
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        start = max(self._from - self._offset, 0)
+        end = self._until - self._offset
+        if start < end and start < len(data):
+            self._body.update(data[start:end])
+        self._offset += len(data)
+        return data
+
+
+def _headers(scanner: TarScanner, member: Member, version: str) -> bytes:
+    """Keys and values of what counts of a member, one after the other."""
+    block = scanner.header
+    is_link = member.type in (MemberType.HARDLINK, MemberType.SYMLINK)
+    fields: list[tuple[bytes, bytes | int]] = [
+        (b"name", member.name),
+        (b"mode", _whole_mode(block, member)),
+        (b"uid", member.uid),
+        (b"gid", member.gid),
+        (b"size", member.size),
+        (b"mtime", member.mtime // _SECOND),
+        (b"typeflag", block[156:157]),
+        (b"linkname", member.linkname if is_link else text(block[157:257])),
+        (b"uname", scanner.uname),
+        (b"gname", scanner.gname),
+        (b"devmajor", member.major),
+        (b"devminor", member.minor),
+    ]
+    if version != "0":
+        fields = [(key, value) for key, value in fields if key != b"mtime"]
+        encoded = ((key.encode("utf-8", "surrogateescape"), value) for key, value in member.xattrs.items())
+        fields += sorted(encoded)
+    return b"".join(key + (value if isinstance(value, bytes) else b"%d" % value) for key, value in fields)
+
+
+def _whole_mode(block: bytes, member: Member) -> int:
+    """The mode as it is written, the type bits that docker's own archives have included."""
+    digits = block[100:108].strip(b" \0")
+    return int(digits, 8) if digits.isdigit() else member.mode

@@ -1,0 +1,403 @@
+"""The graph: the images of a docker of 2013, in the directory that it keeps them in.
+
+Any number of threads and processes may work on one graph. Readers take no lock and keep no index: what a directory
+lists is what there is. Who makes an image visible, removes one or moves a name holds the lock of the graph (an flock of
+its directory, gone with its holder) for the moment that it takes; layers are written and removed outside of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from lamella._sys.files import fsync_dir, os_errors, remove_tree, write_atomic
+from lamella._sys.locks import DirectoryLock
+from lamella.errors import (
+    AccessDenied,
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    Integrity,
+    InvalidInput,
+    LamellaError,
+    NotFound,
+)
+from lamella.formats.docker_graph import gojson
+from lamella.formats.docker_graph import layout as places
+from lamella.formats.docker_graph.config import Config
+from lamella.formats.docker_graph.ids import TruncIndex, generate_id, short_id, validate_id
+from lamella.formats.docker_graph.image import GraphImage
+from lamella.formats.docker_graph.layout import GraphForm, Layout
+from lamella.formats.docker_graph.moment import Moment
+from lamella.formats.docker_graph.record import Record
+from lamella.formats.docker_graph.sidefile import SideFile, parse_checksums
+from lamella.formats.docker_graph.tags import TagStore
+from lamella.formats.scratch import Scratch
+from lamella.layers.tree import MergedTree
+from lamella.spec.endpoint import Reader
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
+
+
+class Graph:
+    """The images of one graph. ``layout`` says where they are, ``tags`` gives them names.
+
+    Writing methods are all or nothing, and durable once they return.
+    """
+
+    def __init__(self, layout: Layout, *, limits: Limits = DEFAULT_LIMITS, progress: Progress = NO_PROGRESS) -> None:
+        self.layout = layout
+        self.limits = limits
+        self.progress = progress
+        self.tags = TagStore(layout.tags, self)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        form: GraphForm | None = None,
+        create: bool = True,
+        limits: Limits = DEFAULT_LIMITS,
+        progress: Progress = NO_PROGRESS,
+    ) -> Self:
+        """The graph in the directory ``path``, or in the one called ``graph`` in it.
+
+        Without ``form`` what is there tells it. With ``create`` the directory (0700) is made where it is missing, as
+        0.4 has it if no form is given; else NotFound.
+        """
+        layout = Layout.find(path, form)
+        with os_errors(str(layout.root)):
+            if not layout.root.is_dir():
+                if not create:
+                    raise NotFound("there is no image graph here", code="graph-missing", subject=str(path))
+                layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fsync_dir(layout.root.parent)
+        return cls(layout, limits=limits, progress=progress)
+
+    # -- finding
+
+    @property
+    def root(self) -> Path:
+        """The directory of the graph."""
+        return self.layout.root
+
+    def ids(self) -> list[str]:
+        """The ids that have a directory, sorted. What else lies there (``checksums``, ``:tmp:``) is none."""
+        with os_errors(str(self.root)):
+            names = os.listdir(self.root)
+        return sorted(name for name in names if _is_id(name))
+
+    def truncindex(self) -> TruncIndex:
+        """The ids as an index by prefix, as of now."""
+        return TruncIndex(self.ids())
+
+    def lookup(self, name: str) -> str:
+        """The id that is ``name`` or begins with it. Raises NotFound, Ambiguous."""
+        if _is_id(name) and os.path.lexists(self.root / name):
+            return name
+        return self.truncindex().get(name)
+
+    def get(self, name: str) -> GraphImage:
+        """The image of an id or of a prefix that no other has.
+
+        Raises NotFound, Ambiguous, and what ``GraphImage.load`` raises for one that is damaged.
+        """
+        return self._load(self.lookup(name))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an image; damage of one that is there is an error."""
+        try:
+            self.get(name)
+        except NotFound:
+            return False
+        return True
+
+    def _load(self, id: str) -> GraphImage:
+        root = self.root / id
+        image = GraphImage.load(root, layout=self.layout)
+        if image.id != id:
+            text = f"Image stored at '{root}' has wrong id '{image.id}'"
+            raise Integrity(text, code="graph-wrong-id")
+        return image.within(self)
+
+    # -- listing
+
+    def walk(self, on_damage: Callable[[str, LamellaError], object] | None = None) -> Iterator[GraphImage]:
+        """Every image, by id. One that cannot be loaded is passed over, and told to ``on_damage``, else noted."""
+        for id in self.ids():
+            try:
+                yield self._load(id)
+            except LamellaError as error:
+                if not os.path.lexists(self.root / id):
+                    continue  # removed meanwhile
+                if on_damage is not None:
+                    on_damage(id, error)
+                else:
+                    self.progress.note(f"image {short_id(id)} cannot be loaded: {error}")
+
+    def all(self) -> list[GraphImage]:
+        """Every image."""
+        return list(self.walk())
+
+    def map(self) -> dict[str, GraphImage]:
+        """Every image by its id."""
+        return {image.id: image for image in self.walk()}
+
+    def by_parent(self) -> dict[str, list[GraphImage]]:
+        """All children of each image that has some, by its id. Images whose parent is missing are not listed."""
+        images = self.map()
+        children: dict[str, list[GraphImage]] = {}
+        for image in images.values():
+            if image.parent in images:
+                children.setdefault(image.parent, []).append(image)
+        return children
+
+    def heads(self) -> dict[str, GraphImage]:
+        """The images that are nobody's parent, by id."""
+        parents = self.by_parent()
+        return {image.id: image for image in self.walk() if image.id not in parents}
+
+    # -- adding
+
+    def create(
+        self,
+        layer: Reader | None,
+        *,
+        comment: str = "",
+        author: str = "",
+        config: Config | None = None,
+        parent: str = "",
+        container: str = "",
+        container_config: Config | None = None,
+        created: Moment | None = None,
+    ) -> GraphImage:
+        """A new image of a random id; its record is what the release of the graph's form would write.
+
+        The archive of the layer is kept, where the form does. Errors as for ``register``.
+        """
+        release = self.layout.form.release
+        record = Record(
+            id=generate_id(),
+            parent=parent,
+            comment=comment,
+            created=created or Moment.now(utc=release >= (0, 7, 0)),
+            container=container,
+            container_config=container_config or Config(),
+            docker_version=".".join(map(str, release)),
+            author=author,
+            config=config,
+            architecture=_architecture(release),
+            os="linux" if release >= (0, 7, 3) else "",
+        )
+        go = gojson.GO_1_1 if release < (0, 7, 0) else gojson.GO_1_19
+        image = GraphImage(Record.parse(record.render(release, go=go)))
+        return self.register(image, layer, keep_archive=layer is not None)
+
+    def register(self, image: GraphImage, layer: Reader | None, *, keep_archive: bool = False) -> GraphImage:
+        """Add an image with its record as it is; ``layer`` (read, not closed) is unpacked. Returns it, in this graph.
+
+        It shows at once and whole, or not at all; nothing of a failure stays, and nothing that was there before is
+        touched. Raises InvalidInput for an id that can name no image, AlreadyExists, FailedPrecondition for an image
+        whose parent is not there, and what a damaged or hostile archive raises.
+        """
+        id = validate_id(image.id, legacy=True)
+        if image.parent == id:
+            raise InvalidInput("an image that is its own parent", code="graph-cycle", subject=f"image {id}")
+        self._check_new(id)
+        with self._parent(image) as below, self.temporary() as scratch:
+            built = scratch / id
+            image.assemble(
+                built,
+                layer,
+                self.layout.form,
+                below,
+                keep_archive=keep_archive,
+                limits=self.limits,
+                progress=self.progress,
+            )
+            with self.locked():
+                self._check_new(id)
+                self._check_parent(image)
+                self._publish(built, id, image, scratch)
+        return image.within(self)
+
+    @contextmanager
+    def _parent(self, image: GraphImage) -> Iterator[MergedTree]:
+        self._check_parent(image)
+        yield self.get(image.parent).tree(limits=self.limits) if image.parent else MergedTree(limits=self.limits)
+
+    def _check_parent(self, image: GraphImage) -> None:
+        if image.parent and not (self.root / validate_id(image.parent, legacy=True) / places.JSON).is_file():
+            raise FailedPrecondition(
+                f"its parent {image.parent} is not in the graph",
+                code="graph-no-parent",
+                subject=f"image {image.id}",
+                hint="register the parent first",
+            )
+
+    def _check_new(self, id: str) -> None:
+        if (self.root / id / places.JSON).exists():
+            raise AlreadyExists(f"Image {id} already exists", code="graph-image-exists")
+
+    def _publish(self, built: Path, id: str, image: GraphImage, scratch: Scratch) -> None:
+        """Move a finished image to its place; the rename of its record's directory is what makes it one."""
+        target = self.root / id
+        with os_errors(str(target)):
+            if self.layout.form.has_driver:
+                self._publish_driver(built, id, image, scratch)
+            try:
+                os.rename(built, target)
+            except OSError as error:
+                if not os.path.lexists(target):
+                    raise
+                text = f"something that is no image is in the way: {error.strerror}"
+                raise Conflict(text, code="graph-leftover", subject=str(target)) from error
+            fsync_dir(self.root)
+
+    def _publish_driver(self, built: Path, id: str, image: GraphImage, scratch: Scratch) -> None:
+        for number, place in enumerate(self.layout.driver_places(id)):
+            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if os.path.lexists(place):  # of a killed register: no record, so nobody's
+                os.rename(place, scratch / f"stale-{number}")
+        os.rename(built / places.LAYER, self.layout.layer(id))
+        if self.layout.form is GraphForm.AUFS:
+            layers, _, mounted = self.layout.driver_places(id)
+            ancestors = [found.id for found in self.get(image.parent).walk_history()] if image.parent else []
+            write_atomic(layers, "".join(f"{found}\n" for found in ancestors).encode())
+            mounted.mkdir(mode=0o755)
+        for place in self.layout.driver_places(id):
+            fsync_dir(place.parent)
+
+    # -- removing
+
+    def delete(self, name: str, *, force: bool = False, orphans: bool = False) -> list[str]:
+        """Remove an image, by its id or a prefix of it; return the names that it lost.
+
+        Raises FailedPrecondition for one with children, unless ``orphans`` (docker's way until 0.4.0), and for one that
+        has names, unless ``force``: then they go too, before it does. A removal that fails leaves image and names.
+        """
+        id = self.lookup(name)
+        with self.temporary() as scratch:
+            with self.locked():
+                if not os.path.lexists(self.root / id):
+                    raise NotFound(f"No such id: {name[:80]}", code="graph-no-such-id")
+                if not orphans:
+                    self._check_childless(id)
+                names = self.tags.names(id)
+                if names and not force:
+                    text = f"it is tagged: {', '.join(names)}"
+                    raise FailedPrecondition(text, code="graph-image-tagged", subject=f"image {short_id(id)}")
+                with self.tags.without(id):
+                    with os_errors(str(self.root / id)):
+                        os.rename(self.root / id, scratch / "removed")
+                fsync_dir(self.root)
+                self._remove_driver(id, scratch)
+                self._forget_checksum(id)
+        return names
+
+    def _check_childless(self, id: str) -> None:
+        children = sorted(image.id for image in self.walk() if image.parent == id)
+        if children:
+            text = f"images stand on it: {', '.join(map(short_id, children[:5]))}"
+            raise FailedPrecondition(text, code="graph-image-has-children", subject=f"image {short_id(id)}")
+
+    def _remove_driver(self, id: str, scratch: Scratch) -> None:
+        with os_errors(str(self.layout.layer(id))):
+            for number, place in enumerate(self.layout.driver_places(id)):
+                try:
+                    os.rename(place, scratch / f"removed-{number}")
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    remove_tree(place)
+
+    # -- the temporary area, the lock, the checksums
+
+    def temporary(self) -> Scratch:
+        """A new directory for what is not an image yet, or no more; what killed processes left is cleared first."""
+        with os_errors(str(self.layout.temporary)):
+            self.layout.temporary.mkdir(mode=0o700, exist_ok=True)
+        return Scratch(self.layout.temporary)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the graph, against every other thread and process. Not to be taken twice."""
+        lock = DirectoryLock(self.root)
+        if not lock.acquire():
+            raise NotFound("the graph's directory is gone", code="graph-missing", subject=str(self.root))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def checksums(self) -> dict[str, str]:
+        """The checksums that are kept, by id. Of a damaged file, with a note, what can be read."""
+        if self.layout.checksums is None:
+            return {}
+        found, damage = parse_checksums(SideFile(self.layout.checksums).read())
+        if damage is not None:
+            self.progress.note(f"{self.layout.checksums} is damaged, {len(found)} checksums are used: {damage}")
+        return found
+
+    def update_checksums(self, found: dict[str, str]) -> dict[str, str]:
+        """Keep checksums; one that is there already stays, an empty one is none. Returns all that are kept then."""
+        if self.layout.checksums is None:
+            return {}
+        with self.locked():
+            return self._keep_checksums(self.layout.checksums, {id: value for id, value in found.items() if value})
+
+    def keep_checksum(self, image: GraphImage, compute: Callable[[], str]) -> str:
+        """The checksum that is kept for an image, else the one that ``compute`` gives, kept from now on.
+
+        One computes, the others wait for it. Where the graph cannot be written the checksum is not kept.
+        """
+        kept = self.checksums().get(image.id)
+        if kept:
+            return kept
+        lock = DirectoryLock(self.root / image.id)
+        if not lock.acquire():
+            raise NotFound(f"No such id: {image.id}", code="graph-no-such-id")
+        try:
+            kept = self.checksums().get(image.id) or compute()
+            with suppress(AccessDenied):
+                kept = self.update_checksums({image.id: kept}).get(image.id, kept)
+        finally:
+            lock.release()
+        return kept
+
+    def _keep_checksums(self, path: Path, found: dict[str, str], gone: str = "") -> dict[str, str]:
+        file = SideFile(path)
+        raw = file.read()
+        there, damage = parse_checksums(raw)
+        if damage is not None:
+            file.set_aside(raw)
+        merged = {id: value for id, value in {**found, **there}.items() if id != gone}
+        if merged != there or damage is not None:
+            file.write(gojson.render(gojson.sorted_map(merged)))
+        return merged
+
+    def _forget_checksum(self, id: str) -> None:
+        if self.layout.checksums is not None and id in self.checksums():
+            self._keep_checksums(self.layout.checksums, {}, gone=id)
+
+
+def _is_id(name: str) -> bool:
+    try:
+        validate_id(name, legacy=True)
+    except InvalidInput:
+        return False
+    return True
+
+
+def _architecture(release: tuple[int, int, int]) -> str:
+    """This machine's, as the kernel calls it until 0.7.3, as Go does since."""
+    machine = platform.machine()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine) if release >= (0, 7, 3) else machine
