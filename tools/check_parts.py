@@ -8,6 +8,7 @@ from pathlib import Path
 
 ORDER = (
     ("cli",),
+    ("server",),
     ("store",),
     ("upkeep",),
     ("transfer",),

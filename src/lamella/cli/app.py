@@ -55,8 +55,10 @@ VERBS: dict[str, Verb] = {
     "cat": Verb("cat", FILES, "Print files of an image or a snapshot."),
     "cp": Verb("cp", FILES, "Copy files out of an image or a snapshot, or into a snapshot."),
     "gc": Verb("gc", STORE, "Remove what no name, snapshot or running process needs."),
+    "prune": Verb("prune", STORE, "Give back space for what can be had again when it is needed."),
     "df": Verb("df", STORE, "Show what takes the disk."),
     "info": Verb("info", STORE, "Show the store, the drivers that work here, and versions."),
+    "serve": Verb("serve", STORE, "Serve the store as a registry."),
     "completion": Verb("completion", STORE, "Print a script that completes lamella's words in a shell."),
 }
 """Every verb. The summaries stand here too so that ``--help`` need not import them all; a test compares."""

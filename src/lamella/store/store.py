@@ -41,12 +41,16 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
 from lamella.store.layout import write_layout
 from lamella.store.snapshot import Snapshot
+from lamella.transfer.accept import Accepted, accept
 from lamella.transfer.copy import copy_images
 from lamella.transfer.load import Loaded, load
 from lamella.transfer.store_source import StoreSource
 from lamella.upkeep.gc import Holdings, Report, collect
+from lamella.upkeep.prune import Pruner
 from lamella.upkeep.rebuild import rebuild_layer
 from lamella.upkeep.remove import Removed, remove_images
+from lamella.upkeep.restore import Refetch, Restorer
+from lamella.upkeep.untag import remove_blob, remove_names
 from lamella.upkeep.usage import ImageUsage, Usage, image_usage, usage
 
 
@@ -263,6 +267,29 @@ class Store:
         removed = remove_images(self.graph, self.holdings, names, force=force)
         self.sync_layout()
         return removed
+
+    # -- what servers need: single documents, names and blobs
+
+    def accept(self, raw: bytes, media_type: str, names: Sequence[Reference] = ()) -> Accepted:
+        """Record a manifest or an index whose blobs are in the store, under ``names``; see ``transfer.accept``."""
+        with self.lease(f"accept {len(raw)} bytes") as lease:
+            try:
+                accepted = accept(self.graph, self.content, lease, raw, media_type, names)
+            except BaseException:
+                self._clean_up(lease, {Digest.parse(text) for text in self.catalog.lease_resources(lease.id)})
+                raise
+        self.sync_layout()
+        return accepted
+
+    def untag(self, names: Sequence[str], *, own_leases: Sequence[str] = ()) -> Report:
+        """Remove exactly these canonical names, and what nothing needs any longer; see ``upkeep.untag``."""
+        report = remove_names(self.holdings, names, own_leases=own_leases)
+        self.sync_layout()
+        return report
+
+    def discard_blob(self, digest: Digest, *, own_leases: Sequence[str] = ()) -> None:
+        """Remove a blob that nothing needs. Raises NotFound, FailedPrecondition (``blob-in-use``)."""
+        remove_blob(self.holdings, digest, own_leases=own_leases)
 
     def changes(self, old: Image | None, new: Image | Path, *, progress: Progress = NO_PROGRESS) -> list[Change]:
         """What leads from an image to another, or to a directory of the host; None is an empty tree."""
