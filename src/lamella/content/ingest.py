@@ -156,6 +156,11 @@ class LocalIngest:
                 view = view[written:]
         return length
 
+    def read_back(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` of the bytes that are there, from ``offset`` on; another thread may write meanwhile."""
+        with os_errors(f"ingest {self.ref}"):
+            return os.pread(self._live(), size, offset)
+
     def digest(self) -> Digest:
         """The digest of the bytes so far."""
         return Digest.finish(self._hasher)

@@ -129,6 +129,10 @@ class MemoryIngest:
         self._partial.updated = datetime.now(UTC)
         return len(view)
 
+    def read_back(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` of the bytes that are there, from ``offset`` on."""
+        return bytes(self._live().data[offset : offset + size])
+
     def digest(self) -> Digest:
         """The digest of the bytes so far."""
         return Digest.of(bytes(self._partial.data))

@@ -136,6 +136,10 @@ class RegistrySource:
         """What cosign keeps beside an image, by tag."""
         return self.repository.signatures(descriptor.digest)
 
+    def interrupt(self) -> None:
+        """End every read that is under way, in other threads too: they raise Aborted. For good."""
+        self.repository.registry.close()
+
     def close(self) -> None:
         """Close the client; readers that are open fail."""
         self.repository.registry.close()

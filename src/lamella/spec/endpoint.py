@@ -20,6 +20,18 @@ class Reader(Protocol):
         """Give back what the stream holds."""
 
 
+@runtime_checkable
+class RewindableReader(Reader, Protocol):
+    """A stream that can be told where to go on: for who has the beginning already, or has to send something again."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether beginning somewhere in the middle saves what lies before it."""
+
+    def rewind(self, offset: int, /) -> None:
+        """Make the next read begin at ``offset``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """An image (a manifest or an index) that an endpoint has, the names it has there, and the parent it remembers."""
@@ -42,6 +54,14 @@ class ImageSource(Protocol):
 
     def close(self) -> None:
         """Give back what the endpoint holds."""
+
+
+@runtime_checkable
+class ResumableSource(Protocol):
+    """An endpoint that can begin to read a blob in the middle of it, at no cost."""
+
+    def open_blob_at(self, descriptor: Descriptor, offset: int) -> Reader:
+        """The bytes of one blob from ``offset`` on. Raises NotFound."""
 
 
 @runtime_checkable

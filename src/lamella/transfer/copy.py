@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from lamella.content.verified import VerifiedReader
-from lamella.errors import Integrity, InvalidInput, NotFound, ResourceExhausted
+from lamella.errors import Aborted, Integrity, InvalidInput, NotFound, ResourceExhausted
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
 from lamella.spec.documents import Index, Manifest
-from lamella.spec.endpoint import ImageSink, ImageSource, Offer, Reader
+from lamella.spec.endpoint import ImageSink, ImageSource, Offer, Reader, ResumableSource
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Progress
 
 _WORKERS = 2
+_CHUNK = 1 << 20
 _Key: TypeAlias = "tuple[str, Digest, int]"
 
 
@@ -71,7 +72,9 @@ class _Copy:
     ) -> None:
         self._source, self._sink = source, sink
         self._limits, self._progress = limits, progress
-        self._pool = ThreadPoolExecutor(_WORKERS, "transfer")
+        workers = max(_WORKERS, *(getattr(endpoint, "parallel", 0) for endpoint in (source, sink)))
+        self._pool = ThreadPoolExecutor(workers, "transfer")
+        self._stopped = False
         self._blobs: dict[_Key, Future[None]] = {}
         self._documents: list[tuple[Descriptor, bytes]] = []
         self._seen: set[_Key] = set()
@@ -148,7 +151,7 @@ class _Copy:
             if self._sink.has_blob(descriptor):
                 self._progress.done(key, "exists")
                 return
-            reader = _Bounded(self._source.open_blob(descriptor), descriptor, self._progress, key)
+            reader = _Moving(self, descriptor, key)
             try:
                 self._sink.write_blob(descriptor, reader)
             finally:
@@ -159,7 +162,8 @@ class _Copy:
         self._progress.done(key)
 
     def finish(self, offers: Iterable[Offer]) -> None:
-        for future in self._blobs.values():
+        done, _ = wait(self._blobs.values(), return_when=FIRST_EXCEPTION)
+        for future in done:
             future.result()
         self._pool.shutdown()
         for descriptor, raw in self._documents:
@@ -167,7 +171,35 @@ class _Copy:
                 self._sink.write_blob(descriptor, _Bytes(raw))
         self._sink.finish(offers)
 
+    def open(self, descriptor: Descriptor, offset: int) -> Reader:
+        """A blob from ``offset`` on."""
+        if isinstance(self._source, ResumableSource):
+            return self._source.open_blob_at(descriptor, offset)
+        reader = self._source.open_blob(descriptor)
+        try:
+            while offset and (data := reader.read(min(offset, _CHUNK))):
+                offset -= len(data)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    @property
+    def resumable(self) -> bool:
+        """Whether blobs can be opened in the middle."""
+        return isinstance(self._source, ResumableSource)
+
+    def moved(self, key: str, amount: int) -> None:
+        """Report bytes. Raises Aborted when another blob has failed."""
+        if self._stopped:
+            raise Aborted("another blob could not be copied", code="copy-stopped")
+        self._progress.advance(key, amount)
+
     def cancel(self) -> None:
+        self._stopped = True
+        interrupt = getattr(self._source, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
         self._pool.shutdown(cancel_futures=True)
         for future in self._blobs.values():
             with suppress(BaseException):
@@ -179,27 +211,44 @@ def _key(descriptor: Descriptor) -> _Key:
     return descriptor.media_type, descriptor.digest, descriptor.size
 
 
-class _Bounded:
-    """A blob on its way, reported as it goes; one that is longer than announced fails as soon as that shows."""
+class _Moving:
+    """A blob on its way: opened when its first byte is wanted, reported as it goes, and rewound at will.
 
-    def __init__(self, reader: Reader, descriptor: Descriptor, progress: Progress, key: str) -> None:
-        self._reader, self._descriptor, self._progress, self._key = reader, descriptor, progress, key
-        self._left = descriptor.size
+    One that is longer than announced fails as soon as that shows. What is read a second time is reported once.
+    """
+
+    def __init__(self, job: _Copy, descriptor: Descriptor, key: str) -> None:
+        self._job, self._descriptor, self._key = job, descriptor, key
+        self._reader: Reader | None = None
+        self._at = 0
+        self._reported = 0
+        self.resumable = job.resumable
 
     def read(self, size: int, /) -> bytes:
+        if self._reader is None:
+            self._reader = self._job.open(self._descriptor, self._at)
         data = self._reader.read(size)
-        self._left -= len(data)
-        if self._left < 0:
+        self._at += len(data)
+        if self._at > self._descriptor.size:
             raise Integrity(
                 f"it has more than its {self._descriptor.size} bytes",
                 code="size-mismatch",
                 subject=f"blob {self._descriptor.digest}",
             )
-        self._progress.advance(self._key, len(data))
+        before = self._reported
+        self._reported = max(before, self._at)
+        self._job.moved(self._key, self._reported - before)
         return data
 
+    def rewind(self, offset: int, /) -> None:
+        if offset != self._at:
+            self.close()
+            self._at = offset
+
     def close(self) -> None:
-        self._reader.close()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
 
 class _Bytes:

@@ -13,13 +13,13 @@ from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
 from lamella.content.protocol import Ingest
 from lamella.content.verified import check_whole
-from lamella.errors import Conflict, Integrity, InvalidInput, LamellaError, one_line
+from lamella.errors import Aborted, Conflict, Integrity, InvalidInput, LamellaError, Unavailable, one_line
 from lamella.images.graph import Graph
 from lamella.layers.ingest import TAR_NAME, ingest_layer
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
 from lamella.spec.documents import ImageConfig, Manifest
-from lamella.spec.endpoint import Offer, Reader
+from lamella.spec.endpoint import Offer, Reader, RewindableReader
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
 
@@ -68,34 +68,67 @@ class StoreSink:
         return self._graph.layers.has(diff_id)
 
     def write_blob(self, descriptor: Descriptor, reader: Reader) -> None:
-        """Take one blob. If another process is taking the same one, wait for it and keep what it brought."""
+        """Take one blob. If another process is taking the same one, wait for it and keep what it brought.
+
+        What a run that was killed, cancelled or cut off has left of it is gone on from, if the reader can begin in the
+        middle. If that turns out to be other bytes than they should be, all of them are taken anew.
+        """
         self._lease.hold(descriptor.digest)
-        while True:
-            try:
-                with self._content.open_ingest(str(descriptor.digest)) as ingest:
-                    if ingest.offset:
-                        ingest.restart()
-                    if descriptor.is_layer:
-                        self._take_layer(descriptor, reader, ingest)
-                    else:
-                        while data := reader.read(_CHUNK):
-                            ingest.write(data)
-                        ingest.commit(expected=descriptor.digest, size=descriptor.size)
-                break
-            except Conflict as conflict:
-                if conflict.code != "ingest-busy":
-                    raise
-                time.sleep(_POLL)
-                if self.has_blob(descriptor):
-                    return
+        while (ingest := self._open_ingest(descriptor)) is not None:
+            with ingest:
+                if self._receive(descriptor, reader, ingest):
+                    break
+        else:
+            return
         with self._lock:
             self._written.add(descriptor.digest)
 
-    def _take_layer(self, descriptor: Descriptor, reader: Reader, ingest: Ingest) -> None:
+    def _open_ingest(self, descriptor: Descriptor) -> Ingest | None:
+        """The place for a blob; None if somebody else has brought it meanwhile."""
+        while True:
+            try:
+                return self._content.open_ingest(str(descriptor.digest), keep=True)
+            except Conflict as conflict:
+                if conflict.code != "ingest-busy":
+                    raise
+                self._progress.advance("", 0)  # raises when the work is to end
+                time.sleep(_POLL)
+                if self.has_blob(descriptor):
+                    return None
+
+    def _receive(self, descriptor: Descriptor, reader: Reader, ingest: Ingest) -> bool:
+        """Take a blob into its ingest. False if what was there already was wrong, and is gone: to be tried again."""
+        resumable = isinstance(reader, RewindableReader) and reader.resumable
+        if ingest.offset and not (resumable and ingest.offset <= descriptor.size):
+            ingest.restart()
+        resumed = ingest.offset
+        try:
+            if descriptor.is_layer:
+                self._take_layer(descriptor, _Continued(reader, ingest), ingest)
+            else:
+                self._take_document(descriptor, reader, ingest)
+        except BaseException as error:
+            interrupted = not isinstance(error, Exception) or isinstance(error, (Unavailable, Aborted))
+            if not (resumable and interrupted):
+                ingest.abort()
+            if resumed and isinstance(error, Integrity) and isinstance(reader, RewindableReader):
+                reader.rewind(0)
+                return False
+            raise
+        return True
+
+    def _take_document(self, descriptor: Descriptor, reader: Reader, ingest: Ingest) -> None:
+        if ingest.offset and isinstance(reader, RewindableReader):
+            reader.rewind(ingest.offset)
+        while data := reader.read(_CHUNK):
+            ingest.write(data)
+        ingest.commit(expected=descriptor.digest, size=descriptor.size)
+
+    def _take_layer(self, descriptor: Descriptor, reader: _Continued, ingest: Ingest) -> None:
         staging = self._new_staging()
         label = str(descriptor.digest)
         notes = _OnlyNotes(self._progress)
-        layer = ingest_layer(reader, staging, ingest.write, label=label, limits=self._graph.limits, progress=notes)
+        layer = ingest_layer(reader, staging, reader.keep, label=label, limits=self._graph.limits, progress=notes)
         if layer.compression is Compression.NONE:
             actual = layer.diff_id
             if descriptor.digest.algorithm != actual.algorithm:
@@ -125,6 +158,9 @@ class StoreSink:
         """Record the images and point their names at them; all at once, or nothing."""
         catalog = self._graph.catalog
         with catalog.transaction():
+            for record in catalog.dropped_blobs():
+                if record.blob in self._written:  # it has a file again
+                    catalog.remove_dropped_blob(record.blob)
             for offer in offers:
                 self._register(offer.descriptor, offer.parent)
                 names = []
@@ -133,8 +169,10 @@ class StoreSink:
                     if reference is None:
                         self._progress.note(one_line(f"'{text[:200]}' is no image name and was not kept"))
                         continue
-                    catalog.set_name(str(reference.without_digest()), offer.descriptor.digest)
-                    names.append(reference.without_digest().familiar)
+                    if reference.tag or reference.digest != offer.descriptor.digest:
+                        reference = reference.without_digest()
+                    catalog.set_name(str(reference), offer.descriptor.digest)
+                    names.append(reference.familiar)
                 self.loaded.append((offer.descriptor, names))
 
     def _register(self, descriptor: Descriptor, parent: Digest | None) -> None:
@@ -191,6 +229,38 @@ def _name_or_none(text: str) -> Reference | None:
         return Reference.parse(text)
     except InvalidInput:
         return None
+
+
+class _Continued:
+    """What an ingest has of a layer, and behind it what comes from elsewhere; ``keep`` stores the latter.
+
+    Used by two threads: one reads, another keeps what was read.
+    """
+
+    def __init__(self, reader: Reader, ingest: Ingest) -> None:
+        self._reader, self._ingest = reader, ingest
+        self._kept = ingest.offset
+        self._at = 0
+        self._passed = 0
+
+    def read(self, size: int, /) -> bytes:
+        if self._at < self._kept:
+            data = self._ingest.read_back(self._at, min(size, self._kept - self._at))
+            self._at += len(data)
+            if self._at == self._kept and isinstance(self._reader, RewindableReader):
+                self._reader.rewind(self._kept)
+            return data
+        return self._reader.read(size)
+
+    def keep(self, data: bytes) -> None:
+        """Store bytes, unless they came from the ingest."""
+        skipped = min(len(data), self._kept - self._passed)
+        self._passed += skipped
+        if skipped < len(data):
+            self._ingest.write(memoryview(data)[skipped:] if skipped else data)
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 class _OnlyNotes:

@@ -58,7 +58,7 @@ def _names_to_remove(graph: Graph, text: str, document: DocumentRecord, *, force
         reference = Reference.parse(text)
     except InvalidInput:
         reference = None
-    if reference is not None and reference.digest is None and str(reference) in names:
+    if reference is not None and str(reference) in names:
         return [str(reference)]
     if len(names) > 1 and not force:
         listed = ", ".join(Reference.parse(name).familiar for name in names)
