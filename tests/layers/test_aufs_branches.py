@@ -89,6 +89,15 @@ class TestDirectories:
         assert "C /keep" in texts
         assert "A /keep/inside" in texts
 
+    def test_the_inode_numbers_of_a_branch_that_was_copied_mean_nothing(self, branches):
+        """A pseudo-link then belongs to the names that it has in the branch, and to what they were below."""
+        links = branches / "rw/.wh..wh.plnk"
+        for link in links.iterdir():
+            link.rename(links / f"{(branches / 'l1/keep').stat().st_ino}.{int(link.name.partition('.')[2]) + 1}")
+        union = TreeView(branch_trees([branches / "l2", branches / "l1"], branches / "rw")[1])
+        assert union.open("keep").read() == (branches / "union/keep").read_bytes()
+        assert union.open("hl2").read() == (branches / "union/hl2").read_bytes()
+
     def test_links_are_never_followed(self, branches, disk):
         (disk / "outside").mkdir()
         (disk / "outside/secret").touch()

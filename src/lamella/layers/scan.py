@@ -254,7 +254,10 @@ class _Scanner:
         return result
 
     def _read_pseudo_links(self, root: int) -> None:
-        """Note which files of the branch AUFS holds as pseudo-links (``.wh..wh.plnk/<lower ino>.<branch ino>``)."""
+        """Note which files of the branch AUFS holds as pseudo-links (``.wh..wh.plnk/<lower ino>.<branch ino>``).
+
+        A name whose second number is not that of the file comes from another disk, and its first means nothing here.
+        """
         try:
             fd = os.open(
                 whiteouts.PSEUDO_LINKS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root
@@ -264,8 +267,9 @@ class _Scanner:
         try:
             for name in os.listdir(fd):
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                lower, _, _ = name.partition(".")
-                self._pseudo[(status.st_dev, status.st_ino)] = int(lower) if lower.isdecimal() else -1
+                lower, _, own = name.partition(".")
+                known = lower.isdecimal() and own == str(status.st_ino)
+                self._pseudo[(status.st_dev, status.st_ino)] = int(lower) if known else -1
         finally:
             os.close(fd)
 
