@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol, Self, cast
 from lamella._sys.files import fsync_dir, os_errors, sync_tree, write_atomic
 from lamella.archive.compression import Compression
 from lamella.errors import AlreadyExists, FailedPrecondition, Integrity, InvalidInput, NotFound
-from lamella.formats.docker_graph import unpacking
+from lamella.formats.docker_graph import union, unpacking
 from lamella.formats.docker_graph.checksums import TarSumVersion, checksum, tarsum
 from lamella.formats.docker_graph.ids import short_id, validate_id
 from lamella.formats.docker_graph.layout import (
@@ -28,7 +28,9 @@ from lamella.formats.docker_graph.layout import (
 from lamella.formats.docker_graph.record import Record
 from lamella.formats.scratch import Scratch
 from lamella.layers.aufs import branch_trees
+from lamella.layers.compare import Change
 from lamella.layers.tree import MergedTree
+from lamella.mounts.model import Mounted
 from lamella.spec.endpoint import Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
@@ -239,6 +241,18 @@ class GraphImage:
             if is_whole(self._home("root").layout.form, directory):
                 break
         return found
+
+    # -- mounting
+
+    def mount(self, root: Path, rw: Path, *, driver: str | None = None) -> Mounted:
+        """Mount the image at ``root``, with ``rw`` taking what is written; see ``union.mount``."""
+        if union.mounted(root):
+            raise FailedPrecondition(f"{root} is already mounted", code="graph-already-mounted")
+        return union.mount(self.layers(), root, rw, driver=driver)
+
+    def changes(self, rw: Path) -> list[Change]:
+        """What a writable branch over the image changes; see ``union.changes``."""
+        return union.changes(self.layers(), rw)
 
     # -- its trees and its layer's archive
 

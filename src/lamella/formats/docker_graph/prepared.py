@@ -1,0 +1,55 @@
+"""What a container of an image stands on: its directory with ``rootfs``, ``rw`` and, if wanted, an init layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamella._sys.files import os_errors
+from lamella.errors import AlreadyExists
+from lamella.formats.docker_graph import initlayer, union
+from lamella.formats.docker_graph.config import Release
+from lamella.formats.docker_graph.image import GraphImage
+from lamella.layers.compare import Change
+from lamella.mounts.model import Mounted
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A root file system that can be mounted, written to and compared. ``layers`` are below ``rw``, child first."""
+
+    root: Path
+    rw: Path
+    layers: tuple[Path, ...]
+
+    def mount(self, *, driver: str | None = None) -> Mounted:
+        """Mount it at ``root``; see ``union.mount``."""
+        return union.mount(self.layers, self.root, self.rw, driver=driver)
+
+    def unmount(self) -> None:
+        """Unmount it; see ``union.unmount``."""
+        union.unmount(self.root)
+
+    def changes(self) -> list[Change]:
+        """What was written to it. The init layer is none of it."""
+        return union.changes(self.layers, self.rw)
+
+
+def prepare(image: GraphImage, directory: Path, *, init: Release | None = None) -> Prepared:
+    """Make ``directory`` what a container of ``image`` stands on.
+
+    With ``init`` the paths of that release's init layer stand between the image and what is written. Raises
+    AlreadyExists when there is one.
+    """
+    layers = image.layers()
+    with os_errors(str(directory)):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if (directory / "rw").exists():
+            raise AlreadyExists("there is one already", code="graph-prepared", subject=str(directory))
+        if init is not None:
+            layer = directory / "init"
+            layer.mkdir(mode=0o755)
+            initlayer.populate(layer, release=init)
+            layers = [layer, *layers]
+        (directory / "rw").mkdir(mode=0o755)
+    return Prepared(directory / "rootfs", directory / "rw", tuple(layers))

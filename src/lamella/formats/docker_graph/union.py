@@ -1,0 +1,271 @@
+"""Mounting an image of a graph the way of 2013, ``rootfs`` over ``rw`` over its layers, and what ``rw`` changed.
+
+Where the kernel has AUFS the call is that of 0.4.0, to the letter, and ``rw`` is an AUFS branch. Elsewhere the first
+driver that works shows the same union: layers that hold whiteouts are translated, ``rw`` takes the form of that driver.
+Which one, and what the driver needs, is kept beside ``rw`` (``.rw.union``); beside ``rootfs`` stands how it was mounted
+(``.rootfs.mount``), so that any process can unmount it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lamella._sys import mountinfo
+from lamella._sys.files import fsync_dir, os_errors, remove_tree, sync_tree, write_atomic
+from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
+from lamella.archive import whiteouts
+from lamella.errors import FailedPrecondition, InvalidInput, NotFound, Unsupported
+from lamella.formats.docker_graph import gojson
+from lamella.formats.docker_graph.layout import read_file
+from lamella.layers.aufs import branch_trees
+from lamella.layers.compare import Change, compare
+from lamella.layers.extract import dress_directory, extract
+from lamella.layers.scan import scan
+from lamella.layers.tree import MergedTree
+from lamella.mounts import mount as mounting
+from lamella.mounts.checks import record
+from lamella.mounts.model import Driver, Form, Mount, Mounted
+from lamella.spec.limits import DEFAULT_LIMITS, Limits
+from lamella.spec.progress import NO_PROGRESS, Progress
+
+_OVERLAYS = {Form.OVERLAY: b"trusted.overlay.opaque", Form.OVERLAY_USER: b"user.overlay.opaque"}
+_STATE_LIMIT = 64 << 10
+
+
+def mount(
+    layers: Sequence[Path],
+    root: Path,
+    rw: Path,
+    *,
+    driver: str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Mounted:
+    """Mount ``layers`` (AUFS branches, child first) and the writable branch ``rw`` over them at ``root``.
+
+    ``root`` and ``rw`` are made (0755) where they are missing. ``driver`` forces one. The tree is at the ``root`` of
+    what is returned. Raises FailedPrecondition when something is mounted at ``root`` already, or ``rw`` is mounted
+    anywhere, NotFound when there is no layer, and what the driver raises.
+    """
+    if mounted(root):
+        raise FailedPrecondition(f"{root} is already mounted", code="graph-already-mounted")
+    if not layers:
+        raise NotFound(f"No layer found for {root}", code="graph-no-layers")
+    with os_errors(str(root)):
+        for directory in (root, rw):
+            directory.mkdir(mode=0o755, exist_ok=True)
+    chosen = choose(rw.parent, driver)
+    branch = Branch(rw)
+    if mounting.upper_in_use(rw) is not None:
+        raise FailedPrecondition("the writable branch is mounted already", code="snapshot-mounted", subject=str(rw))
+    branch.become(chosen.form, layers)
+    done = mounting.perform(branch.mount(chosen, layers, progress), root)
+    try:
+        write_atomic(_record_of(root), json.dumps({"mount": done.to_json(), "rw": str(rw)}).encode(), mode=0o600)
+    except BaseException:
+        mounting.unmount(done)
+        raise
+    return done
+
+
+def choose(at: Path, forced: str | None = None) -> Driver:
+    """The driver for a union at ``at``: AUFS where the kernel has it, else the first that stacks directories."""
+    if forced is None:
+        aufs = mounting.driver("aufs")
+        if aufs.probe(at).ok:
+            return aufs
+    chosen = mounting.choose(at, forced, in_place=False)
+    if chosen.in_place:
+        raise Unsupported("it mounts images, not directories", code="graph-driver", subject=f"driver {chosen.name}")
+    return chosen
+
+
+def mounted(root: Path) -> bool:
+    """Whether something is mounted at ``root``; False when there is no such path."""
+    with os_errors(str(root)):
+        try:
+            place = root.resolve(strict=True)
+        except FileNotFoundError:
+            return False
+        if mountinfo.mount_at(place) is not None or place.stat().st_dev != place.parent.stat().st_dev:
+            return True
+    found = _read_record(root)
+    return found is not None and mounting.is_mounted(found)
+
+
+def unmount(root: Path) -> None:
+    """Unmount what is mounted at ``root`` and remove the mount point.
+
+    Raises FailedPrecondition when nothing is mounted there, Conflict while it is in use: then it stays mounted.
+    """
+    found = _read_record(root)
+    if found is None or not mounting.is_mounted(found):
+        if not mounted(root):
+            raise FailedPrecondition(f"Umount: Failed to umount {root}: not mounted", code="graph-not-mounted")
+        found = _foreign(root)
+    mounting.unmount(found)
+    with os_errors(str(root)):
+        _record_of(root).unlink(missing_ok=True)
+        root.rmdir()
+
+
+def changes(
+    layers: Sequence[Path], rw: Path, *, form: Form | None = None, limits: Limits = DEFAULT_LIMITS
+) -> list[Change]:
+    """What the writable branch ``rw`` changes over ``layers`` (child first), sorted by path; the root is none of it.
+
+    ``form`` says how ``rw`` marks what is deleted; without it, what mounted it last, or what lies in it, does. May be
+    asked while it is mounted. Raises NotFound when ``rw`` or a layer is missing.
+    """
+    with os_errors(str(rw)):
+        rw.stat()
+    below, tree = _trees(layers, rw, form or Branch(rw).form, limits)
+    return [change for change in compare(below, tree) if change.path]
+
+
+def render_changes(found: Sequence[Change]) -> bytes:
+    """The changes as 0.4.0 sent them: ``[{"Path":"/p","Kind":n},...]``, ``null`` when there are none."""
+    members = [
+        {"Path": "/" + change.path.decode("utf-8", "surrogateescape"), "Kind": int(change.kind)} for change in found
+    ]
+    return gojson.render(members or None)
+
+
+def _trees(layers: Sequence[Path], rw: Path, form: Form, limits: Limits) -> tuple[MergedTree, MergedTree]:
+    if form is Form.AUFS:
+        return branch_trees(layers, rw, limits=limits)
+    below = branch_trees(layers, None, limits=limits)[0]
+    found = scan(rw, form, limits=limits)
+    return below, below.apply(found.index, found.source, complete=form is Form.PLAIN)
+
+
+class Branch:
+    """A writable branch and what is kept beside it."""
+
+    def __init__(self, rw: Path) -> None:
+        self.rw = rw
+        self._side = rw.with_name(f".{rw.name}.union")
+
+    @property
+    def form(self) -> Form:
+        """The form it is in: as noted when it was mounted, else as what lies in it tells."""
+        with suppress(NotFound, ValueError):
+            return Form(read_file(self._side / "form", 64).decode())
+        with os_errors(str(self.rw)):
+            return _form_of(self.rw)
+
+    def become(self, form: Form, layers: Sequence[Path]) -> None:
+        """Bring the branch into a form that a driver writes; what it says stays the same. Atomic."""
+        with os_errors(str(self._side)):
+            fresh = self._side / "fresh"
+            self._side.mkdir(mode=0o700, exist_ok=True)
+            remove_tree(fresh)
+            have = self.form
+            with os.scandir(self.rw) as entries:
+                empty = next(entries, None) is None
+            if have is form and not (empty and form is Form.PLAIN):
+                if empty:
+                    dress_directory(self.rw, branch_trees(layers, None)[0].root.entry, form)
+                self._note(form)
+                return
+            below, tree = _trees(layers, self.rw, Form.AUFS if empty else have, DEFAULT_LIMITS)
+            if empty:
+                tree = below
+            fresh.mkdir(mode=0o755)
+            extract(None if form is Form.PLAIN else below, tree, fresh, form)
+            sync_tree(fresh)
+            self._exchange(fresh, form)
+            remove_tree(fresh)
+
+    def _exchange(self, fresh: Path, form: Form) -> None:
+        # What lies in a branch tells its form where nothing is noted, but for a whole tree: that is noted first.
+        if form is Form.PLAIN:
+            self._note(form)
+        else:
+            (self._side / "form").unlink(missing_ok=True)
+            fsync_dir(self._side)
+        renameat2(os.fsencode(fresh), os.fsencode(self.rw), RENAME_EXCHANGE)
+        fsync_dir(self.rw.parent)
+        self._note(form)
+
+    def _note(self, form: Form) -> None:
+        write_atomic(self._side / "form", form.value.encode(), mode=0o600)
+
+    def mount(self, driver: Driver, layers: Sequence[Path], progress: Progress) -> Mount:
+        """What to mount; what ``driver`` cannot read of the layers is translated first."""
+        if driver.form is Form.PLAIN:
+            return Mount(driver.name, (), self.rw)
+        if driver.form is Form.AUFS:
+            return Mount(driver.name, tuple(layers), self.rw)
+        with os_errors(str(self._side)):
+            work = self._side / "work"
+            remove_tree(work)
+            work.mkdir(mode=0o700)
+            lowers = self._translated(layers, driver.form, progress)
+        return Mount(driver.name, tuple(reversed(lowers)), self.rw, work)
+
+    def _translated(self, layers: Sequence[Path], form: Form, progress: Progress) -> list[Path]:
+        """The layers for an overlay, bottom first: as they are where they hold no marks, else as copies that do."""
+        copies = self._side / "lowers"
+        remove_tree(copies)
+        copies.mkdir(mode=0o700)
+        result: list[Path] = []
+        for number, layer in enumerate(reversed(layers)):
+            if not _has_marks(layer):
+                result.append(layer)
+                continue
+            stack = layers[len(layers) - 1 - number :]
+            below, tree = branch_trees(stack[1:], stack[0])
+            target = copies / f"{number:04d}"
+            target.mkdir(mode=0o755)
+            extract(below, tree, target, form, progress=progress, key=f"{number:04d}")
+            result.append(target)
+        return result
+
+
+def _has_marks(layer: Path) -> bool:
+    """Whether a branch holds whiteouts, or what AUFS keeps for itself."""
+    prefix = os.fsdecode(whiteouts.PREFIX)
+    return any(name.startswith(prefix) for _, names, files in os.walk(layer) for name in (*names, *files))
+
+
+def _form_of(rw: Path) -> Form:
+    """The form that the marks in a branch are of; AUFS where there are none."""
+    prefix = whiteouts.PREFIX
+    for directory, names, files in os.walk(os.fsencode(rw)):
+        for form, opaque in _OVERLAYS.items():
+            with suppress(OSError):
+                if os.getxattr(directory, opaque) == b"y":
+                    return form
+        for name in (*names, *files):
+            if name.startswith(prefix) and name != prefix:
+                return Form.AUFS
+            status = os.lstat(os.path.join(directory, name))
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+                return Form.OVERLAY
+    return Form.AUFS
+
+
+def _record_of(root: Path) -> Path:
+    return root.with_name(f".{root.name}.mount")
+
+
+def _read_record(root: Path) -> Mounted | None:
+    try:
+        return Mounted.from_json(str(json.loads(read_file(_record_of(root), _STATE_LIMIT))["mount"]))
+    except (NotFound, InvalidInput, ValueError, KeyError, TypeError):
+        return None
+
+
+def _foreign(root: Path) -> Mounted:
+    """The record of a mount that somebody else made."""
+    place = root.resolve()
+    point = mountinfo.mount_at(place)
+    kind = "aufs" if point is not None and point.fs_type == "aufs" else "overlay"
+    if point is None or (kind == "overlay" and point.fs_type != "overlay"):
+        kind = "copy"
+    return record(kind, place)
