@@ -16,9 +16,11 @@ import lamella
 from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted
 from lamella.formats.detect import open_source
 from lamella.formats.docker_legacy import DockerLegacySource
+from lamella.images.create import Recipe
 from lamella.spec import v1image
 from lamella.spec.documents import ImageConfig, Manifest
 from lamella.spec.limits import Limits
+from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS
 from support import building
 
@@ -269,6 +271,32 @@ class TestLoading:
         kept = v1image.kept_images(child.manifest)
         assert [image.id for image in kept] == list(IDS)
         assert not v1image.is_kept(child.manifest, kept)
+
+    def test_saved_again_it_has_the_same_ids_records_and_tags(self, store, disk):
+        store.load(archive(disk / "a", {**members(), **repositories(demo={"1": IDS[2]})}))
+        store.save(["demo:1"], disk / "b", format="docker-archive", legacy=True, platform=Platform("linux", "amd64"))
+        with tarfile.open(disk / "b") as tar:
+            assert json.load(tar.extractfile("repositories")) == {"demo": {"1": IDS[2]}}
+            for n, identity in enumerate(IDS):
+                assert tar.extractfile(f"{identity}/json").read() == raw_json(n)
+                assert tar.extractfile(f"{identity}/layer.tar").read() == LAYERS[n]
+
+    def test_a_child_saved_stands_on_the_old_ids(self, store, disk):
+        store.load(archive(disk / "a", {**members(), **repositories(demo={"1": IDS[2]})}))
+        for n, text in enumerate(("", "new")):
+            snapshot = store.prepare("demo:1", f"s{n}")
+            if text:
+                with snapshot.mount() as root:
+                    (root / "new").write_text(text)
+            snapshot.commit(f"demo:child{n}", recipe=Recipe(changes=("USER me",)))
+            store.save([f"demo:child{n}"], disk / f"b{n}", format="docker-archive", legacy=True)
+        with tarfile.open(disk / "b0") as same_layers, tarfile.open(disk / "b1") as one_more:
+            same = json.load(same_layers.extractfile("repositories"))["demo"]["child0"]
+            assert same not in IDS
+            assert json.load(same_layers.extractfile(f"{same}/json"))["parent"] == IDS[1]
+            more = json.load(one_more.extractfile("repositories"))["demo"]["child1"]
+            record = json.load(one_more.extractfile(f"{more}/json"))
+            assert (record["parent"], record["config"]["User"]) == (IDS[2], "me")
 
     def test_damage_between_looking_and_loading_is_noticed(self, store, disk):
         path = archive(disk / "a", members())

@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "images": Verb("images", IMAGES, "List images."),
     "history": Verb("history", IMAGES, "Show how an image came to be."),
     "inspect": Verb("inspect", IMAGES, "Show everything about images and snapshots, as JSON."),
+    "checksum": Verb("checksum", IMAGES, "Show the digests of images beside their checksums of 2013."),
     "exists": Verb("exists", IMAGES, "Tell by the exit code whether something exists."),
     "tag": Verb("tag", IMAGES, "Give an image one more name."),
     "rmi": Verb("rmi", IMAGES, "Remove images."),

@@ -26,6 +26,7 @@ from lamella.spec.jsondoc import Object
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
+from lamella.spec.v1image import V1Image, kept_chain
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class _Image:
     config: ImageConfig
     layers: tuple[Digest, ...]
     parent: Digest | None
+    kept: tuple[V1Image, ...] = ()
     tags: dict[Reference, None] = field(default_factory=dict)
 
 
@@ -44,7 +46,8 @@ class DockerArchiveSink(ArchiveSink):
     Layers are written uncompressed, each once, in files named by their diff_id, so that every reader can check them;
     the config is written as it is, so that the image keeps its id. With ``legacy`` the archive also has what docker
     read before version 1.10: the ``repositories`` file, and for each layer a directory with ``VERSION``, ``json`` and
-    a link to the layer. Of an index the only image in it that was written is taken.
+    a link to the layer; images that came from there have the ids and records that they had. Of an index the only image
+    in it that was written is taken.
 
     ``finish`` raises Integrity (``diff-id-mismatch``, ``layer-count-mismatch``) for layers that are not the config's,
     Unsupported for what is no image (``docker-archive-artifact``) and for an index with several images
@@ -99,7 +102,7 @@ class DockerArchiveSink(ArchiveSink):
     def _add_legacy(self, images: list[_Image], found: dict[str, tuple[Member, Content]]) -> None:
         repositories: dict[str, dict[str, str]] = {}
         for image in images:
-            records = docker_v1.v1_records(image.config)
+            records = docker_v1.v1_records(image.config, image.kept)
             for record in records:
                 found[record.id] = self._directory(record.id)
                 found[f"{record.id}/VERSION"] = self._file(f"{record.id}/VERSION", docker_v1.VERSION)
@@ -170,7 +173,7 @@ class DockerArchiveSink(ArchiveSink):
         layers = tuple(
             self._layer(layer, diff_id) for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
         )
-        return _Image(config, layers, None)
+        return _Image(config, layers, None, tuple(kept_chain(manifest, limits=self._limits)))
 
     def _layer(self, layer: Descriptor, diff_id: Digest) -> Digest:
         """Under which digest the uncompressed layer lies in the spool, checked against the config's."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lamella.spec.digest import Digest
 from lamella.spec.documents import ImageConfig
+from lamella.spec.v1image import V1Image
 
 VERSION = b"1.0"
 """What the VERSION file beside a record says."""
@@ -64,11 +65,17 @@ class V1Record:
     diff_id: Digest
 
 
-def v1_records(config: ImageConfig) -> list[V1Record]:
-    """The records of an image's layers, bottom first; the topmost carries the image's configuration."""
+def v1_records(config: ImageConfig, kept: Sequence[V1Image] = ()) -> list[V1Record]:
+    """The records of an image's layers, bottom first; the topmost carries the image's configuration.
+
+    The lowest layers have the records ``kept``, byte by byte.
+    """
     records: list[V1Record] = []
     top = len(config.diff_ids) - 1
     for i, (diff_id, chain_id) in enumerate(zip(config.diff_ids, config.chain_ids, strict=True)):
+        if i < len(kept):
+            records.append(V1Record(kept[i].id, kept[i].raw, diff_id))
+            continue
         body = _top(config.fields) if i == top else {"created": _EPOCH, "container_config": _run_config({})}
         hashed = {**body, "layer_id": str(chain_id)}
         if records:

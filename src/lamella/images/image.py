@@ -20,6 +20,7 @@ from lamella.spec.documents import ImageConfig, Manifest
 from lamella.spec.platform import Platform
 
 if TYPE_CHECKING:
+    from lamella.images.checksums import Checksums
     from lamella.images.graph import Graph
 
 
@@ -126,6 +127,18 @@ class Image:
     def labels(self) -> dict[str, str]:
         """The labels in the configuration."""
         return self.config.labels
+
+    def checksum(self) -> str:
+        """The checksum of 2013, over the record that ``docker save`` writes for the image and its topmost layer."""
+        from lamella.images.checksums import simple_checksum
+
+        return simple_checksum(self)
+
+    def checksums(self) -> Checksums:
+        """Digests of today and checksums of 2013, side by side. Raises FailedPrecondition for one without layers."""
+        from lamella.images.checksums import checksums
+
+        return checksums(self)
 
     # -- layers
 

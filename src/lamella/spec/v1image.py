@@ -198,6 +198,17 @@ def kept_images(manifest: Manifest, *, limits: Limits = DEFAULT_LIMITS) -> list[
     return found
 
 
+def kept_chain(manifest: Manifest, *, limits: Limits = DEFAULT_LIMITS) -> list[V1Image]:
+    """The v1 images that an image consists of as far as they are known: what is above them has no record yet.
+
+    All of them for an image that was one; of a child whose files are those of its parent, all but the last.
+    """
+    images = kept_images(manifest, limits=limits)
+    if len(images) == len(manifest.layers) and not is_kept(manifest, images):
+        del images[-1:]
+    return images
+
+
 def is_kept(manifest: Manifest, images: Sequence[V1Image]) -> bool:
     """Whether the image of ``manifest`` is the very v1 image that its topmost layer keeps, and not a child of it."""
     return len(images) == len(manifest.layers) > 0 and manifest.annotations.get(V1_ID) == images[-1].id
