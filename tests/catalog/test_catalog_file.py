@@ -215,10 +215,20 @@ class TestMigrations:
                 assert manifests(catalog) == seeds(3)
         connection = sqlite3.connect(path)
         assert connection.execute("SELECT x FROM extra").fetchall() == [("here",)]
-        assert connection.execute("SELECT version FROM schema_version ORDER BY 1").fetchall() == [(1,), (2,)]
+        versions = connection.execute("SELECT version FROM schema_version ORDER BY 1").fetchall()
+        assert versions == [(number + 1,) for number in range(len(self.NEWER))]
         connection.close()
         with refuses(Unsupported, "store-too-new"):
             SqliteCatalog(path)
+
+    @pytest.mark.parametrize("released", range(1, len(MIGRATIONS)))
+    def test_the_catalog_of_every_earlier_version_is_read(self, path, released):
+        with SqliteCatalog(path, migrations=MIGRATIONS[:released]):
+            pass
+        make(path)
+        with SqliteCatalog(path) as catalog:
+            assert manifests(catalog) == seeds(3)
+            assert catalog.problems() == catalog.dropped_blobs() == []
 
     def test_a_step_that_fails_leaves_the_older_catalog(self, path):
         make(path)

@@ -126,7 +126,7 @@ class _GzipDecoder:
         return at if len(head) >= max(at, 10) else 0
 
 
-_LEVELS = {"gzip": (1, 9, 2), "bzip2": (1, 9, 9), "xz": (0, 9, 6), "zstd": (1, 22, 3)}
+LEVELS = {"gzip": (1, 9, 2), "bzip2": (1, 9, 9), "xz": (0, 9, 6), "zstd": (1, 22, 3)}
 _ISAL_LEVELS = 2
 """gzip levels up to this one are ISA-L's, those above zlib's.
 
@@ -137,9 +137,26 @@ _ISAL_MEM_LEVEL = 4
 """ISA-L's "medium" buffer: measured as the smallest output at full speed."""
 
 
+def library_of(compression: str, level: int) -> str:
+    """The library that ``encoder_for`` takes, with its version, and the machine where that matters to the bytes."""
+    match compression:
+        case "gzip" if level <= _ISAL_LEVELS:
+            import os
+
+            import isal
+
+            return f"isal {isal.ISAL_VERSION} {os.uname().machine}"
+        case "gzip":
+            return f"zlib {zlib.ZLIB_RUNTIME_VERSION}"
+        case "zstd":
+            return f"zstd {_zstd().zstd_version}"
+        case _:
+            return f"python {sys.version_info.major}.{sys.version_info.minor}"
+
+
 def encoder_for(compression: str, level: int | None) -> Encoder:
     """An encoder of one stream. Raises InvalidInput when the level is none of the format's."""
-    lowest, highest, default = _LEVELS[compression]
+    lowest, highest, default = LEVELS[compression]
     if level is None:
         level = default
     if not lowest <= level <= highest:
@@ -164,10 +181,12 @@ def encoder_for(compression: str, level: int | None) -> Encoder:
             return encoder
 
 
+GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+"""What each gzip stream that is written here begins with."""
+
+
 class _GzipEncoder:
     """One gzip member with our own header: no name, no time, operating system "unknown" (RFC 1952, 2.3.1)."""
-
-    _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 
     def __init__(self, level: int) -> None:
         from isal import isal_zlib
@@ -178,7 +197,7 @@ class _GzipEncoder:
             self._deflate = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, _ISAL_MEM_LEVEL)
         else:
             self._deflate = zlib.compressobj(level, zlib.DEFLATED, -15)
-        self._head = self._HEADER
+        self._head = GZIP_HEADER
         self._crc = 0
         self._size = 0
 

@@ -87,5 +87,31 @@ _FIRST: Migration = (
     ),
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_FIRST,)
+_DROPPED: Migration = (
+    """CREATE TABLE blob_recipes (
+        blob TEXT NOT NULL PRIMARY KEY,
+        recipe TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE blob_sources (
+        blob TEXT NOT NULL,
+        repository TEXT NOT NULL,
+        seen INTEGER NOT NULL,
+        PRIMARY KEY (blob, repository)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE dropped_blobs (
+        blob TEXT NOT NULL PRIMARY KEY,
+        size INTEGER NOT NULL CHECK (size >= 0),
+        diff_id TEXT NOT NULL,
+        recipe TEXT NOT NULL,
+        dropped INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    *(
+        f"CREATE TRIGGER dropped_blobs_{verb.lower()} AFTER {verb} ON dropped_blobs "
+        "BEGIN UPDATE generation SET value = value + 1; END"
+        for verb in ("INSERT", "UPDATE", "DELETE")
+    ),
+)
+"""How blobs can be had again: by a recipe, from a repository; and those that were dropped because they can."""
+
+MIGRATIONS: tuple[Migration, ...] = (_FIRST, _DROPPED)
 """Step n, counted from 1, makes a catalog of version n from one of version n - 1."""

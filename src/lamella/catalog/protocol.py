@@ -17,6 +17,7 @@ from typing import Protocol
 
 from lamella.catalog.records import (
     DocumentRecord,
+    DroppedBlob,
     FoundKind,
     ImageRecord,
     LeaseRecord,
@@ -88,6 +89,37 @@ class Images(Protocol):
         """Forget the diff_id of a blob that is gone; returns whether it was known."""
 
 
+class Blobs(Protocol):
+    """How layer blobs can be had again, and which of them have no file of their own for that reason."""
+
+    def blob_recipe(self, blob: Digest) -> str | None:
+        """What the blob is made by from its layer's tar, if that is known."""
+
+    def set_blob_recipe(self, blob: Digest, recipe: str) -> None:
+        """Remember what a blob is made by. May be forgotten in a power cut."""
+
+    def blob_sources(self, blob: Digest) -> list[str]:
+        """The repositories (``domain/path``) that are known to have a blob, the one seen last first."""
+
+    def add_blob_source(self, blob: Digest, repository: str) -> None:
+        """Remember that a repository has a blob: it came from there, or was put there. May be forgotten as above."""
+
+    def forget_blob(self, blob: Digest) -> None:
+        """Forget the recipe and the sources of a blob that is gone."""
+
+    def dropped_blobs(self) -> list[DroppedBlob]:
+        """Every blob that was dropped, ordered by digest."""
+
+    def dropped_blob(self, blob: Digest) -> DroppedBlob | None:
+        """What is known of a blob that was dropped, or None. One that has a file again may still be listed."""
+
+    def add_dropped_blob(self, record: DroppedBlob) -> None:
+        """Record that a blob is about to lose its file; replaces an earlier record of it."""
+
+    def remove_dropped_blob(self, blob: Digest) -> bool:
+        """Record that a blob has its file again, or is gone for good; returns whether it was listed."""
+
+
 class Names(Protocol):
     """Names of documents. A name is any text to the catalog; callers give it canonical ones."""
 
@@ -148,7 +180,7 @@ class Leases(Protocol):
         """What a lease holds; nothing if there is no such lease."""
 
 
-class Catalog(Images, Names, Snapshots, Leases, Protocol):
+class Catalog(Images, Blobs, Names, Snapshots, Leases, Protocol):
     """All that the store knows."""
 
     def transaction(self, *, durable: bool = True) -> AbstractContextManager[None]:
@@ -156,16 +188,19 @@ class Catalog(Images, Names, Snapshots, Leases, Protocol):
 
         Only one transaction is open at a time, over all threads and processes; others wait for it, readers do not. A
         transaction inside one joins it, and undoes its own part alone if it fails. One that is not ``durable`` survives
-        a kill but perhaps not a power cut; only what needs no more (leases, ``set_blob_diff``) may be called in it,
-        anything else is refused with FailedPrecondition (``catalog-durability``).
+        a kill but perhaps not a power cut; only what needs no more (leases, ``set_blob_diff``, recipes and sources of
+        blobs) may be called in it, anything else is refused with FailedPrecondition (``catalog-durability``).
         """
 
     def reachable(self, live_leases: Collection[str]) -> Reachable:
         """Everything that a name, a snapshot or one of these leases leads to, over the children of documents and the
         parents of images."""
 
+    def used(self, live_leases: Collection[str], manifests: Collection[Digest]) -> Reachable:
+        """As ``reachable``, but from these manifests and leases alone: what is at work at this moment."""
+
     def generation(self) -> int:
-        """A number that grows with every change of names or documents that is committed."""
+        """A number that grows with every change of names, documents or dropped blobs that is committed."""
 
     def problems(self) -> list[str]:
         """What is wrong with the database itself, a line each; it is read whole for that. Empty when it is sound."""

@@ -15,20 +15,24 @@ _EDGES = """SELECT document, digest FROM children
     UNION ALL SELECT manifest, parent FROM images WHERE parent IS NOT NULL"""
 
 
-def reachable(connection: sqlite3.Connection, live_leases: Collection[str]) -> Reachable:
-    """The closure over the children of documents and the parents of images.
+def reachable(
+    connection: sqlite3.Connection, live_leases: Collection[str], *, roots: Collection[str] | None = None
+) -> Reachable:
+    """The closure over the children of documents and the parents of images, from ``roots``: all there are, if None.
 
     A digest that a lease holds may be a document, a blob, a diff_id or a chain_id: it is kept as each of them.
     """
     held = {row[0] for lease in live_leases for row in connection.execute(_HELD, (lease,)) if _is_digest(row[0])}
-    reached = _closure(connection, held | {row[0] for row in connection.execute(_ROOTS)})
+    if roots is None:
+        roots = {row[0] for row in connection.execute(_ROOTS)}
+    reached = _closure(connection, held | set(roots))
     documents = {row[0] for row in connection.execute("SELECT digest FROM documents")}
     diff_ids, chain_ids = set(held), set(held)
     for manifest, diff_id, chain_id in connection.execute("SELECT manifest, diff_id, chain_id FROM layers"):
         if manifest in reached:
             diff_ids.add(diff_id)
             chain_ids.add(chain_id)
-    known = connection.execute("SELECT blob, diff_id FROM blob_diffs")
+    known = connection.execute("SELECT blob, diff_id FROM blob_diffs UNION SELECT blob, diff_id FROM dropped_blobs")
     diff_ids.update(diff_id for blob, diff_id in known if blob in reached)
     return Reachable(_digests(reached & documents), _digests(reached), _digests(diff_ids), _digests(chain_ids))
 

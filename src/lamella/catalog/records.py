@@ -88,6 +88,20 @@ class LeaseRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedBlob:
+    """A layer blob of ``size`` bytes that has no file because it can be had again.
+
+    With a ``recipe`` from the tar of the layer ``diff_id``, else from a repository that is recorded as its source.
+    """
+
+    blob: Digest
+    size: int
+    diff_id: Digest
+    recipe: str
+    dropped: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Reachable:
     """What must stay. Digests that a live lease names count as all of it, as the catalog cannot tell what they are."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lamella.catalog.blobs import BlobTables
 from lamella.catalog.database import Database
 from lamella.catalog.images import ImageTables
 from lamella.catalog.leases import LeaseTables
@@ -18,9 +19,10 @@ from lamella.catalog.reach import reachable
 from lamella.catalog.records import Reachable
 from lamella.catalog.snapshots import SnapshotTable
 from lamella.errors import Integrity
+from lamella.spec.digest import Digest
 
 
-class SqliteCatalog(ImageTables, NameTable, SnapshotTable, LeaseTables):
+class SqliteCatalog(ImageTables, BlobTables, NameTable, SnapshotTable, LeaseTables):
     """Implements ``protocol.Catalog``. Opens the file at ``path``, or creates it; its directory must be there.
 
     Raises Unsupported (``store-too-new``) for the catalog of a later Lamella, Integrity for a file that is none or is
@@ -46,8 +48,13 @@ class SqliteCatalog(ImageTables, NameTable, SnapshotTable, LeaseTables):
         with self._database.read() as connection:
             return reachable(connection, live_leases)
 
+    def used(self, live_leases: Collection[str], manifests: Collection[Digest]) -> Reachable:
+        """Everything that these manifests and leases lead to."""
+        with self._database.read() as connection:
+            return reachable(connection, live_leases, roots={str(manifest) for manifest in manifests})
+
     def generation(self) -> int:
-        """A number that grows with every change of names or documents that is committed."""
+        """A number that grows with every change of names, documents or dropped blobs that is committed."""
         with self._database.read() as connection:
             (value,) = connection.execute("SELECT value FROM generation").fetchone()
             return int(value)

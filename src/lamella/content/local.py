@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from io import FileIO
@@ -12,12 +13,15 @@ from pathlib import Path
 
 from lamella._sys.files import fsync_dir, os_errors
 from lamella.content.ingest import LocalIngest, drop_ingest, scan_ingests
-from lamella.content.protocol import BlobInfo, IngestInfo
-from lamella.content.verified import VerifiedReader, blob_over_limit, no_blob
-from lamella.errors import Integrity, InvalidInput, NotFound
+from lamella.content.protocol import Absent, BlobInfo, IngestInfo
+from lamella.content.verified import CHUNK, VerifiedReader, blob_over_limit, no_blob
+from lamella.errors import Conflict, Integrity, InvalidInput, NotFound
 from lamella.spec.digest import ALGORITHMS, Digest
+from lamella.spec.endpoint import Reader
 
 _HEX = re.compile(r"[0-9a-f]+")
+_POLL = 0.05
+"""Seconds between looks at a blob that somebody else makes again."""
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -27,17 +31,21 @@ class LocalContent:
     Any number of threads and processes may use one root at once. A blob shows under its name only when it is whole,
     verified and on the disk: after a kill or a power cut at any moment it is either there or not. Opening creates
     nothing, so a store that may not be written can be read. Files that are no blobs are left alone and not listed.
+
+    A blob without a file that ``absent`` knows is there all the same: ``exists``, ``info``, ``open`` and ``read`` tell
+    no difference, and ``path`` makes it a file again. ``walk`` and ``stored`` tell what has a file.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, absent: Absent | None = None) -> None:
         self._blobs = root / "blobs"
         self._ingest = root / "ingest"
+        self._absent = absent
         self._prepared: set[Path] = set()
 
     def open(self, digest: Digest, *, size: int | None = None) -> VerifiedReader:
         """Read a blob; see ContentStore."""
-        fd, length = self._open(digest)
-        reader = VerifiedReader(FileIO(fd, "rb"), digest, length)
+        stream, length = self._open(digest)
+        reader = VerifiedReader(stream, digest, length)
         if size is not None and size != length:
             reader.close()
             raise Integrity(f"it has {length} bytes, not {size}", code="size-mismatch", subject=f"blob {digest}")
@@ -52,19 +60,50 @@ class LocalContent:
 
     def info(self, digest: Digest) -> BlobInfo:
         """What is known of a blob without reading it."""
-        size = self._size(digest)
+        size = self._size_anyhow(digest)
         if size is None:
             raise no_blob(digest)
         return BlobInfo(digest, size)
 
     def exists(self, digest: Digest, size: int | None = None) -> bool:
         """Whether the blob is there, with ``size`` bytes where that is given."""
-        found = self._size(digest)
+        found = self._size_anyhow(digest)
         return found is not None and (size is None or size == found)
 
     def path(self, digest: Digest) -> Path | None:
-        """The file of the blob; None if it is absent."""
+        """The file of the blob, made again if it was dropped; None if it is absent."""
+        return self._path(digest) if self.stored(digest) or self.restore(digest) else None
+
+    def stored(self, digest: Digest) -> Path | None:
+        """The file of the blob if it has one at this moment; nothing is made for this."""
         return None if self._size(digest) is None else self._path(digest)
+
+    def restore(self, digest: Digest) -> bool:
+        """Make a blob that has no file a file again, verified and durable; returns whether it has one now.
+
+        Of several that ask at once, one does it and the others wait. Raises what keeps it from being had.
+        """
+        while self._size(digest) is None:
+            size = None if self._absent is None else self._absent.size(digest)
+            if self._absent is None or size is None:
+                return False
+            try:
+                with self.open_ingest(f"restore-{digest}") as ingest, self.open(digest, size=size) as reader:
+                    if ingest.offset:
+                        ingest.restart()
+                    file = self._absent.file(digest)
+                    if file is not None:
+                        reader.drain()
+                        self.adopt(file, digest, size, keep=True)
+                        continue
+                    while data := reader.read(CHUNK):
+                        ingest.write(data)
+                    ingest.commit(expected=digest, size=size)
+            except Conflict as conflict:
+                if conflict.code != "ingest-busy":
+                    raise
+                time.sleep(_POLL)
+        return True
 
     def open_ingest(self, ref: str, *, keep: bool = False, algorithm: str = "sha256") -> LocalIngest:
         """Begin or take up an ingest; see ContentStore. Bytes from an earlier run are hashed again here.
@@ -140,7 +179,23 @@ class LocalContent:
             return None
         return info.st_size if stat.S_ISREG(info.st_mode) else None
 
-    def _open(self, digest: Digest) -> tuple[int, int]:
+    def _size_anyhow(self, digest: Digest) -> int | None:
+        size = self._size(digest)
+        return self._absent.size(digest) if size is None and self._absent is not None else size
+
+    def _open(self, digest: Digest) -> tuple[Reader, int]:
+        """The bytes of a blob and their number: those of its file, else what it can be had again from."""
+        try:
+            fd, size = self._open_file(digest)
+            return FileIO(fd, "rb"), size
+        except NotFound:
+            known = None if self._absent is None else self._absent.size(digest)
+            stream = None if self._absent is None or known is None else self._absent.open(digest)
+            if stream is None or known is None:
+                raise
+            return stream, known
+
+    def _open_file(self, digest: Digest) -> tuple[int, int]:
         try:
             with os_errors(f"blob {digest}"):
                 fd = os.open(self._path(digest), _READ)

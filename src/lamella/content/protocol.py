@@ -11,6 +11,7 @@ from typing import Protocol, Self
 
 from lamella.content.verified import VerifiedReader
 from lamella.spec.digest import Digest
+from lamella.spec.endpoint import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,22 @@ class IngestInfo:
     size: int
     updated: datetime
     busy: bool
+
+
+class Absent(Protocol):
+    """Knows the blobs that have no file because they can be had again, and has them again. Thread-safe."""
+
+    def size(self, digest: Digest) -> int | None:
+        """The bytes of a blob that can be had again; None for one that is not known here. Makes nothing."""
+
+    def open(self, digest: Digest) -> Reader | None:
+        """The bytes of a blob that can be had again, not verified; None for one that is not known here.
+
+        Raises what keeps a known one from being had, such as a repository that does not answer.
+        """
+
+    def file(self, digest: Digest) -> Path | None:
+        """A file of the same file system that has these very bytes and can be linked, not verified; None if none."""
 
 
 class Ingest(Protocol):

@@ -16,6 +16,7 @@ from typing import Any
 
 from lamella._sys.files import os_errors
 from lamella.archive.compression import Compression, CompressWriter
+from lamella.archive.recipes import BlobRecipe
 from lamella.archive.tar import TarScanner
 from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
@@ -138,12 +139,14 @@ class Creator:
             blob = found.diff_id if plain else ingest.digest()
             layer = NewLayer(blob, found.blob_size, found.diff_id, found.tar_size, found.compression)
             wanted = recipe.compression
+            made_here = ""
             recompress = wanted is not None and wanted is not layer.compression
             if recompress or layer.compression not in _KEPT_COMPRESSIONS:
                 ingest.restart()
                 target = wanted if wanted in _KEPT_COMPRESSIONS else Compression.GZIP
                 assert target is not None
                 layer = _recompress(staging / TAR_NAME, ingest.write, layer, target, recipe.level)
+                made_here = str(BlobRecipe.now(target, recipe.level))
             self._lease.hold(layer.blob, layer.diff_id)
             if layer.compression is Compression.NONE:
                 ingest.abort()
@@ -151,8 +154,16 @@ class Creator:
             else:
                 ingest.commit(expected=layer.blob, size=layer.blob_size)
         self._graph.layers.publish(staging, layer.diff_id)
-        self._graph.catalog.set_blob_diff(layer.blob, layer.diff_id)
+        self._remember(layer, made_here)
         return layer
+
+    def _remember(self, layer: NewLayer, made_here: str) -> None:
+        """What a blob unpacks to, and if it was compressed here, how: from that it can be made again."""
+        catalog = self._graph.catalog
+        with catalog.transaction(durable=False):
+            catalog.set_blob_diff(layer.blob, layer.diff_id)
+            if made_here:
+                catalog.set_blob_recipe(layer.blob, made_here)
 
     # -- from changes
 
@@ -216,7 +227,7 @@ class Creator:
             else:
                 ingest.commit(expected=layer.blob, size=layer.blob_size)
         self._graph.layers.publish(staging, layer.diff_id)
-        self._graph.catalog.set_blob_diff(layer.blob, layer.diff_id)
+        self._remember(layer, str(BlobRecipe.now(compression, recipe.level)))
         self._progress.done(key)
         return layer
 

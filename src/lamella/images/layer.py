@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from lamella._sys.files import os_errors
@@ -81,8 +82,7 @@ class Layer:
         writer = CompressWriter(pieces.append, compression, level=level)
         plain = self.diff_id.hasher()
         left = self.index.tar_size
-        path = self.store.tar(self.diff_id, size=left)
-        with os_errors(str(path)), open(path, "rb") as tar:
+        with os_errors(f"layer {self.diff_id}"), open(self.store.source(self.diff_id).open_tar(), "rb") as tar:
             while left and (chunk := tar.read(min(_CHUNK, left))):
                 left -= len(chunk)
                 plain.update(chunk)
@@ -96,8 +96,13 @@ class Layer:
             self._check(None)
 
     def _check(self, found: Digest | None) -> None:
-        if found != self.diff_id:
-            raise Integrity("the stored tar is damaged", code="layer-damaged", layer=str(self.diff_id))
+        if found == self.diff_id:
+            return
+        hint = ""
+        with suppress(LamellaError):
+            self.store.mend(self.diff_id)
+            hint = "it was made anew from its blob: try again"
+        raise Integrity("the stored tar is damaged", code="layer-damaged", layer=str(self.diff_id), hint=hint)
 
     def _sizes(self) -> tuple[int, int]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -113,6 +114,8 @@ class TarSource:
     def open_tar(self) -> int:
         """A descriptor of the whole tar, the caller's to close."""
         with os_errors(self.label):
+            with suppress(FileNotFoundError):  # somebody dropped it since it was located: it is made again
+                return os.open(self._locate(), os.O_RDONLY | os.O_CLOEXEC)
             return os.open(self._locate(), os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -45,15 +45,17 @@ class LayerStore:
         return (self.path(diff_id) / INDEX_NAME).is_file() and (self.path(diff_id) / TAR_NAME).is_file()
 
     def publish(self, staging: Path, diff_id: Digest) -> None:
-        """Put the finished directory ``staging`` in its place, durably; if the layer is there already, drop it."""
+        """Put the finished directory ``staging`` in its place, durably; if the layer is there whole, drop it."""
         with os_errors(f"layer {diff_id}"):
             self._root.mkdir(parents=True, exist_ok=True)
             fsync_dir(staging)
             try:
                 os.rename(staging, self.path(diff_id))
             except OSError:
-                if not self.has(diff_id):
+                if not self.path(diff_id).is_dir():
                     raise
+                if not self.has(diff_id):  # its tar was dropped, or somebody removed a part of it
+                    renameat2(os.fsencode(staging), os.fsencode(self.path(diff_id)), RENAME_EXCHANGE)
                 shutil.rmtree(staging)
             fsync_dir(self._root)
 
@@ -125,6 +127,10 @@ class LayerStore:
             pass
         self._mend(diff_id)
         return LayerIndex.load(path)
+
+    def mend(self, diff_id: Digest) -> None:
+        """Make a layer that was found damaged anew. Raises NotFound, Integrity if there is nothing to make it of."""
+        self._mend(diff_id)
 
     def _mend(self, diff_id: Digest) -> None:
         if self._rebuild is None:

@@ -15,6 +15,7 @@ from lamella.catalog.protocol import Catalog
 from lamella.catalog.records import DocumentRecord
 from lamella.spec import jsondoc, media
 from lamella.spec.descriptor import REF_NAME, Descriptor
+from lamella.spec.digest import Digest
 from lamella.spec.reference import Reference
 
 _CONTAINERD_NAME = "io.containerd.image.name"
@@ -45,7 +46,7 @@ def _written_generation(root: Path) -> int | None:
 
 
 def _index(catalog: Catalog, generation: int) -> jsondoc.Object:
-    documents = {document.digest: document for document in catalog.documents()}
+    documents = _whole(catalog)
     named = []
     for record in catalog.names():
         if record.target in documents:
@@ -63,6 +64,21 @@ def _index(catalog: Catalog, generation: int) -> jsondoc.Object:
         "manifests": [*named, *rest],
         "annotations": {_GENERATION: str(generation)},
     }
+
+
+def _whole(catalog: Catalog) -> dict[Digest, DocumentRecord]:
+    """The documents all of whose blobs have a file: other tools cannot make again what was dropped."""
+    documents = {document.digest: document for document in catalog.documents()}
+    lacking = {record.blob for record in catalog.dropped_blobs()}
+    while lacking:
+        lacking = {
+            digest
+            for digest, document in documents.items()
+            if any(child.digest in lacking for child in document.children)
+        }
+        for digest in lacking:
+            del documents[digest]
+    return documents
 
 
 def _descriptor(catalog: Catalog, document: DocumentRecord) -> Descriptor:

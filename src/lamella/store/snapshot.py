@@ -86,6 +86,11 @@ class Snapshot:
         return unrecorded if mounting.is_mounted(unrecorded) else None
 
     @property
+    def is_in_use(self) -> bool:
+        """Whether it is mounted, even if whoever mounted it was killed before that was recorded."""
+        return self._store.snapshotter.path(self.key).is_dir() and self._live() is not None
+
+    @property
     def upper(self) -> Path:
         """The directory that takes what is written (with the copy driver: the whole tree)."""
         return self._store.snapshotter.upper(self.key)
@@ -121,14 +126,15 @@ class Snapshot:
                     hint=f"'lamella umount {self.key}' ends that",
                 )
             with self._store.lease(f"mount {self.key}") as lease:
+                lease.hold(self.image.digest)  # what is looked for below stays until it is mounted
                 value = snapshotter.mount(self.key, self._stack(), lease.directory, progress=progress)
                 place = target or snapshotter.path(self.key) / "merged"
                 mounted = mounting.perform(value, place)
-            try:
-                catalog.set_mounted(self.key, mounted.to_json(), expect=None)
-            except BaseException:
-                mounting.unmount(mounted)
-                raise
+                try:
+                    catalog.set_mounted(self.key, mounted.to_json(), expect=None)
+                except BaseException:
+                    mounting.unmount(mounted)
+                    raise
             return mounted
 
     def detach(self) -> None:
@@ -192,6 +198,7 @@ class Snapshot:
         with self._store.snapshotter.lock(self.key):
             self._refuse_mounted("rolled back", self._live())
             with self._store.lease(f"rollback {self.key}") as lease:
+                lease.hold(self.image.digest)
                 self._store.snapshotter.roll_back(self.key, self._stack(), lease.directory, progress=progress)
 
     def remove(self, *, force: bool = False) -> None:

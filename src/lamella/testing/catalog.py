@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 from lamella.catalog.protocol import Catalog
-from lamella.catalog.records import DocumentRecord, ImageRecord, LayerRecord, Reachable, SnapshotRecord
+from lamella.catalog.records import DocumentRecord, DroppedBlob, ImageRecord, LayerRecord, Reachable, SnapshotRecord
 from lamella.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidInput, NotFound
 from lamella.spec import media
 from lamella.spec.descriptor import Descriptor
@@ -344,6 +344,76 @@ class SnapshotsSuite:
         assert catalog.snapshot("dev") is None
 
 
+class BlobsSuite:
+    """How blobs can be had again, and which were dropped."""
+
+    BLOB = Digest.of(b"a blob")
+    RECORD = DroppedBlob(BLOB, 7, Digest.of(b"a tar"), "gzip:2:isal 2.32.1 x86_64", NOON)
+
+    def test_a_recipe_is_remembered_and_forgotten(self, catalog: Catalog) -> None:
+        assert catalog.blob_recipe(self.BLOB) is None
+        catalog.set_blob_recipe(self.BLOB, "zstd:3:zstd 1.5.6")
+        catalog.set_blob_recipe(self.BLOB, "zstd:3:zstd 1.5.7")
+        assert catalog.blob_recipe(self.BLOB) == "zstd:3:zstd 1.5.7"
+        catalog.forget_blob(self.BLOB)
+        catalog.forget_blob(self.BLOB)
+        assert catalog.blob_recipe(self.BLOB) is None
+
+    def test_sources_come_with_the_latest_first(self, catalog: Catalog) -> None:
+        for repository in ("example.com/a", "example.com/b", "example.com/a"):
+            catalog.add_blob_source(self.BLOB, repository)
+            assert catalog.blob_sources(self.BLOB)[0] == repository
+        assert catalog.blob_sources(self.BLOB) == ["example.com/a", "example.com/b"]
+        catalog.forget_blob(self.BLOB)
+        assert catalog.blob_sources(self.BLOB) == []
+
+    def test_a_dropped_blob_is_listed_until_it_is_back(self, catalog: Catalog) -> None:
+        assert catalog.dropped_blob(self.BLOB) is None
+        catalog.add_dropped_blob(replace(self.RECORD, recipe=""))
+        catalog.add_dropped_blob(self.RECORD)
+        assert catalog.dropped_blob(self.BLOB) == self.RECORD
+        assert catalog.dropped_blobs() == [self.RECORD]
+        assert catalog.remove_dropped_blob(self.BLOB)
+        assert not catalog.remove_dropped_blob(self.BLOB)
+        assert catalog.dropped_blobs() == []
+
+    def test_dropping_moves_the_generation_and_recipes_do_not(self, catalog: Catalog) -> None:
+        seen = [catalog.generation()]
+        catalog.set_blob_recipe(self.BLOB, "zstd:3:zstd 1.5.7")
+        catalog.add_blob_source(self.BLOB, "example.com/a")
+        assert catalog.generation() == seen[0]
+        catalog.add_dropped_blob(self.RECORD)
+        seen.append(catalog.generation())
+        catalog.remove_dropped_blob(self.BLOB)
+        seen.append(catalog.generation())
+        assert seen == sorted(set(seen))
+
+    def test_dropping_must_last_and_recipes_need_not(self, catalog: Catalog) -> None:
+        with catalog.transaction(durable=False):
+            catalog.set_blob_recipe(self.BLOB, "zstd:3:zstd 1.5.7")
+            catalog.forget_blob(self.BLOB)
+        with refuses(FailedPrecondition, "catalog-durability"), catalog.transaction(durable=False):
+            catalog.add_dropped_blob(self.RECORD)
+        assert catalog.dropped_blobs() == []
+
+    def test_what_is_at_work_is_told_from_what_is_named(self, catalog: Catalog) -> None:
+        named, mounted, leased = (add(catalog, seed, layers=(seed,)) for seed in ("named", "mounted", "leased"))
+        catalog.set_name("it", named.manifest)
+        catalog.add_lease("work", "")
+        catalog.extend_lease("work", [str(leased.manifest)])
+        used = catalog.used({"work"}, {mounted.manifest})
+        assert {image.layers[0].diff_id for image in (mounted, leased)} <= used.diff_ids
+        assert named.layers[0].diff_id not in used.diff_ids
+        assert named.layers[0].chain_id not in used.chain_ids
+
+    def test_a_dropped_blob_that_is_reached_keeps_its_layer(self, catalog: Catalog) -> None:
+        catalog.add_dropped_blob(self.RECORD)
+        catalog.add_lease("work", "")
+        assert self.RECORD.diff_id not in catalog.reachable({"work"}).diff_ids
+        catalog.extend_lease("work", [str(self.BLOB)])
+        assert self.RECORD.diff_id in catalog.reachable({"work"}).diff_ids
+
+
 class LeasesSuite:
     """The contract of ``protocol.Leases``."""
 
@@ -565,5 +635,5 @@ class TransactionsSuite:
                 use()
 
 
-class CatalogSuite(ImagesSuite, NamesSuite, SnapshotsSuite, LeasesSuite, ReachSuite, TransactionsSuite):
+class CatalogSuite(ImagesSuite, BlobsSuite, NamesSuite, SnapshotsSuite, LeasesSuite, ReachSuite, TransactionsSuite):
     """All of it."""

@@ -20,6 +20,7 @@ from lamella.images.image import Image
 from lamella.layers.index import LayerIndex
 from lamella.layers.ingest import INDEX_NAME, TAR_NAME
 from lamella.layers.rootfs import check
+from lamella.spec.digest import Digest
 from lamella.store.snapshot import Snapshot
 from lamella.store.store import Store
 
@@ -77,7 +78,8 @@ def problems(store: Store) -> list[str]:
     """What is wrong with a store: its layout, blobs, layers, catalog, the files of its images and of its snapshots."""
     found = layout_problems(store.root)
     found += _blob_problems(store.root / "blobs")
-    found += _layer_problems(store.root / "layers")
+    found += _layer_problems(store)
+    found += _dropped_problems(store)
     damaged = [chain for chain in store.rootfs.walk() if check(store.rootfs.path(chain)) is None]
     found += [f"rootfs {chain.short}: the metadata is damaged" for chain in damaged]
     found += store.catalog.problems()
@@ -103,13 +105,32 @@ def _blob_problems(blobs: Path) -> Iterator[str]:
             yield f"blob {path.name[:12]}: the bytes do not hash to it"
 
 
-def _layer_problems(layers: Path) -> Iterator[str]:
-    for path in sorted(layers.glob("*")):
+def _can_be_unpacked(store: Store) -> set[str]:
+    """The diff_ids (hex) of layers that a blob with a file unpacks to: these may lack their tar."""
+    layers = [layer for image in store.catalog.images() for layer in image.layers]
+    return {layer.diff_id.hex for layer in layers if store.content.stored(layer.blob) is not None}
+
+
+def _dropped_problems(store: Store) -> Iterator[str]:
+    """Blobs that were dropped because they can be had again, and cannot."""
+    for record in store.catalog.dropped_blobs():
+        try:
+            with store.content.open(record.blob, size=record.size) as reader:
+                reader.drain()
+        except LamellaError as error:
+            yield f"dropped blob {record.blob.short}: {error}"
+
+
+def _layer_problems(store: Store) -> Iterator[str]:
+    may_lack_their_tar = _can_be_unpacked(store)
+    for path in sorted((store.root / "layers").glob("*")):
         if not _SHA256.fullmatch(path.name):
             yield f"{path}: no name of a layer"
             continue
         try:
             index = LayerIndex.load(path / INDEX_NAME)
+            if path.name in may_lack_their_tar and not (path / TAR_NAME).exists():
+                continue
             size, diff_id = (path / TAR_NAME).stat().st_size, _hash(path / TAR_NAME, "sha256")
         except (OSError, LamellaError) as error:
             yield f"layer {path.name[:12]}: {error}"
@@ -131,7 +152,7 @@ def _record_problems(store: Store) -> Iterator[str]:
                 yield f"{subject}: {child.digest.short}, which it names, is not there"
     for image in store.catalog.images():
         for layer in image.layers:
-            if not store.layers.has(layer.diff_id):
+            if not store.layers.has(layer.diff_id) and store.content.stored(layer.blob) is None:
                 yield f"image {image.manifest.short}: the layer {layer.diff_id.short} is not there"
             if store.catalog.blob_diff(layer.blob) != layer.diff_id:
                 yield f"image {image.manifest.short}: the diff_id of {layer.blob.short} is not known"
@@ -140,8 +161,18 @@ def _record_problems(store: Store) -> Iterator[str]:
         for entry in json.loads((store.root / "index.json").read_bytes())["manifests"]
         if entry.get("annotations")
     }
-    if written != {(record.name, str(record.target)) for record in store.catalog.names()}:
+    lacking = _lacking(store)
+    if written != {(r.name, str(r.target)) for r in store.catalog.names() if r.target not in lacking}:
         yield "index.json has other names than the catalog"
+
+
+def _lacking(store: Store) -> set[Digest]:
+    """The documents that lead to a blob which was dropped: index.json does not list them."""
+    lacking = {record.blob for record in store.catalog.dropped_blobs()}
+    documents = store.catalog.documents()
+    for _ in range(5):  # as deep as indexes may be nested
+        lacking |= {d.digest for d in documents if any(child.digest in lacking for child in d.children)}
+    return lacking
 
 
 def _image_problems(image: Image) -> Iterator[str]:

@@ -105,10 +105,17 @@ def _forget_documents(holdings: Holdings, only: Collection[Digest] | None) -> bo
     """Remove the records of garbage, durably. Returns whether there were any."""
     catalog = holdings.catalog
     with catalog.transaction():
-        keep = _reachable(holdings).documents
+        reachable = _reachable(holdings)
+        keep = reachable.documents
         garbage = [record.digest for record in catalog.documents() if _is_garbage(record.digest, keep, only)]
         for digest in garbage:
             catalog.remove_document(digest)
+        for record in catalog.dropped_blobs():
+            if _is_garbage(record.blob, reachable.blobs, only):
+                catalog.remove_dropped_blob(record.blob)
+                catalog.remove_blob_diff(record.blob)
+                catalog.forget_blob(record.blob)
+                garbage.append(record.blob)
     return bool(garbage)
 
 
@@ -131,9 +138,10 @@ class _Sweep:
     def _blobs(self, reachable: Reachable) -> None:
         for blob in list(self._holdings.content.walk()):
             if _is_garbage(blob.digest, reachable.blobs, self._only):
-                path = self._holdings.content.path(blob.digest)
+                path = self._holdings.content.stored(blob.digest)
                 if path is not None and self._move("blob", str(blob.digest), path, blob.size):
                     self._holdings.catalog.remove_blob_diff(blob.digest)
+                    self._holdings.catalog.forget_blob(blob.digest)
 
     def _layers(self, reachable: Reachable) -> None:
         layers = self._holdings.layers
