@@ -75,13 +75,13 @@ class Store:
             (root / "ingest").mkdir(mode=0o755, parents=True, exist_ok=True)
         self.catalog = SqliteCatalog(root / "catalog.db")
         self.layers = LayerStore(root / "layers", rebuild=self._rebuild)
+        self.restorer = Restorer(self.catalog, self.layers, refetch=refetch)
+        self.content = LocalContent(root, absent=self.restorer)
         self.trees = TreeStore(root / "trees", self.layers)
         self.rootfs = RootfsStore(root / "rootfs", self.layers, limits=limits)
         self.snapshotter = Snapshotter(root / "snapshots", self.layers, self.trees, self.rootfs, limits=limits)
         self.graph = Graph(self.content, self.catalog, self.layers, limits)
         self.sync_layout()
-        self.restorer = Restorer(self.catalog, self.layers, refetch=refetch)
-        self.content = LocalContent(root, absent=self.restorer)
 
     @classmethod
     def open(
@@ -94,12 +94,12 @@ class Store:
     ) -> Self:
         """Open the store at ``root``, made if it is not there. ``driver`` forces how snapshots are mounted.
 
+        ``refetch`` reaches the registries that blobs came from, for those that were dropped because they are there.
         Raises Unsupported for a store that a newer version wrote, AccessDenied, Integrity for a damaged catalog.
         """
         return cls(Path(root), driver=driver, limits=limits, refetch=refetch)
 
     def close(self) -> None:
-        ``refetch`` reaches the registries that blobs came from, for those that were dropped because they are there.
         """Give back what the store holds. Mounts stay."""
         self.catalog.close()
 
@@ -408,6 +408,39 @@ class Store:
         """Remove what no name, snapshot or live lease reaches; with ``dry_run`` only report it."""
         return collect(self.holdings, dry_run=dry_run)
 
+    def prune(
+        self,
+        *,
+        compressed: bool = False,
+        trees: bool = False,
+        dry_run: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> Report:
+        """Give back space for what can be had again, at the price of the time that this takes.
+
+        ``compressed`` drops the blobs of layers that a registry which is recorded has, or that the layer's tar gives
+        when it is compressed anew: that is done, and compared, first. ``trees`` drops directories of layers, metadata
+        of images and, where a blob is there that unpacks to it, tars of layers, as far as nothing mounted and no
+        operation under way uses them. What was dropped is had again without being asked for. With ``dry_run`` nothing
+        changes, but all is tried.
+        """
+        pruner = Pruner(self.graph, self.holdings, self.restorer, self._mounted_images, progress=progress)
+        report = pruner.run(compressed=compressed, trees=trees, dry_run=dry_run)
+        self.sync_layout()
+        return report
+
+    def restore_blobs(self, *, progress: Progress = NO_PROGRESS) -> Report:
+        """Make every blob that was dropped a file again, so that the store is a whole OCI layout for other tools."""
+        pruner = Pruner(self.graph, self.holdings, self.restorer, self._mounted_images, progress=progress)
+        report = pruner.restore()
+        self.sync_layout()
+        return report
+
+    def _mounted_images(self) -> set[Digest]:
+        """The manifests of the images that a mounted snapshot stands on."""
+        snapshots = [snapshot for snapshot in self.snapshots() if snapshot.is_in_use]
+        return {image for snapshot in snapshots if (image := snapshot.record.image) is not None}
+
     def usage(self) -> list[Usage]:
         """What takes the disk, by kind."""
         return usage(self.holdings)
@@ -446,36 +479,3 @@ def _names_for(graph: Graph, text: str, digest: Digest) -> list[str]:
     if record is not None and record.target == digest:
         return [reference.without_digest().familiar]
     return graph.names_by_target().get(digest, [])
-    def prune(
-        self,
-        *,
-        compressed: bool = False,
-        trees: bool = False,
-        dry_run: bool = False,
-        progress: Progress = NO_PROGRESS,
-    ) -> Report:
-        """Give back space for what can be had again, at the price of the time that this takes.
-
-        ``compressed`` drops the blobs of layers that a registry which is recorded has, or that the layer's tar gives
-        when it is compressed anew: that is done, and compared, first. ``trees`` drops directories of layers, metadata
-        of images and, where a blob is there that unpacks to it, tars of layers, as far as nothing mounted and no
-        operation under way uses them. What was dropped is had again without being asked for. With ``dry_run`` nothing
-        changes, but all is tried.
-        """
-        pruner = Pruner(self.graph, self.holdings, self.restorer, self._mounted_images, progress=progress)
-        report = pruner.run(compressed=compressed, trees=trees, dry_run=dry_run)
-        self.sync_layout()
-        return report
-
-    def restore_blobs(self, *, progress: Progress = NO_PROGRESS) -> Report:
-        """Make every blob that was dropped a file again, so that the store is a whole OCI layout for other tools."""
-        pruner = Pruner(self.graph, self.holdings, self.restorer, self._mounted_images, progress=progress)
-        report = pruner.restore()
-        self.sync_layout()
-        return report
-
-    def _mounted_images(self) -> set[Digest]:
-        """The manifests of the images that a mounted snapshot stands on."""
-        snapshots = [snapshot for snapshot in self.snapshots() if snapshot.is_in_use]
-        return {image for snapshot in snapshots if (image := snapshot.record.image) is not None}
-
