@@ -27,16 +27,24 @@ _FOREIGN = ("foreign.diff.tar", "nondistributable.v1.tar")
 class RegistrySink:
     """Takes images into one repository (an ImageSink); owns the client. Blobs may be written by several threads.
 
-    A blob that is there is not sent. One that ``mounts`` says other repositories of the registry have is taken from
-    there. Manifests go last, the tags after them, so nothing shows before it is whole; a registry has no transactions,
-    so of several tags some may be moved when one fails. Layers that may not be distributed are left out, unless asked
-    for. Where a registry does not list referrers itself, the tag that stands in for that is kept up.
+    A blob that is there is not sent. One that other repositories of the registry have, as ``mounts`` says, or may have
+    (those ``beside``), is taken from there. Manifests go last, the tags after them, so nothing shows before it is
+    whole; a registry has no transactions, so of several tags some may be moved when one fails. Layers that may not be
+    distributed are left out, unless asked for. Where a registry does not list referrers itself, the tag that stands in
+    for that is kept up.
     """
 
     parallel = 4
 
-    def __init__(self, repository: Repository, *, mounts: Mapping[Digest, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        mounts: Mapping[Digest, Sequence[str]] | None = None,
+        beside: Sequence[str] = (),
+    ) -> None:
         self.repository = repository
+        self._beside = beside
         self._mounts = mounts or {}
         self._lock = threading.Lock()
         self._sessions: dict[Digest, str] = {}
@@ -62,7 +70,7 @@ class RegistrySink:
             return True
         if self.repository.has_blob(descriptor.digest, descriptor.size):
             return True
-        return any(self._mount(descriptor, source) for source in self._mounts.get(descriptor.digest, ()))
+        return any(self._mount(descriptor, source) for source in self._mounts.get(descriptor.digest, self._beside))
 
     def _mount(self, descriptor: Descriptor, source: str) -> bool:
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lamella.catalog.holder import Lease
@@ -36,12 +36,16 @@ def load(
     source: ImageSource,
     *,
     name: str | None = None,
+    offers: Sequence[Offer] | None = None,
     platform: Platform | None = None,
     cleanup: Callable[[set[Digest]], None],
     progress: Progress = NO_PROGRESS,
 ) -> list[Loaded]:
-    """Copy all that ``source`` offers into the store. Raises InvalidInput for one ``name`` and several images."""
-    offers = list(source.offers())
+    """Copy all that ``source`` offers, or these ``offers`` of it, into the store.
+
+    Raises InvalidInput for one ``name`` and several images.
+    """
+    offers = list(source.offers() if offers is None else offers)
     if not offers:
         raise NotFound("there is no image in it", code="archive-empty")
     if name is not None:

@@ -15,6 +15,7 @@ from lamella.registry.sink import RegistrySink
 from lamella.registry.source import Found, find_any, repository_for
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
+from lamella.spec.limits import Limits
 from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
@@ -26,9 +27,9 @@ _MOUNT_SOURCES = 4
 """Repositories that are asked for a blob before it is sent."""
 
 
-def find_remote(name: str, access: Access, verify: Verify | None, graph: Graph) -> Found:
+def find_remote(name: str, access: Access, verify: Verify | None, limits: Limits) -> Found:
     """The image that a name means at a registry, if ``verify`` lets it pass; its client is the caller's to close."""
-    found = find_any(access.registries.candidates(name), access, limits=graph.limits)
+    found = find_any(access.registries.candidates(name), access, limits=limits)
     repository, descriptor = found.repository, found.document.descriptor
     try:
         candidate = Candidate(
@@ -58,7 +59,7 @@ def pull(
     progress: Progress = NO_PROGRESS,
 ) -> Loaded:
     """Take the image that a name means at a registry into the store; ``platform`` None takes an index whole."""
-    found = find_remote(name, access, verify, graph)
+    found = find_remote(name, access, verify, graph.limits)
     try:
         source = found.source(scratch=lease.directory, progress=progress)
         loaded = load(graph, content, lease, source, platform=platform, cleanup=cleanup, progress=progress)
