@@ -39,6 +39,7 @@ from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
+from lamella.store.exchange import Exchange
 from lamella.store.layout import write_layout
 from lamella.store.snapshot import Snapshot
 from lamella.transfer.accept import Accepted, accept
@@ -54,7 +55,7 @@ from lamella.upkeep.untag import remove_blob, remove_names
 from lamella.upkeep.usage import ImageUsage, Usage, image_usage, usage
 
 
-class Store:
+class Store(Exchange):
     """A directory of images and snapshots. Thread-safe; many processes may use one directory at once.
 
     What a method has returned survives a power cut. What a killed one began is invisible, and ``gc`` clears it away.
@@ -154,6 +155,7 @@ class Store:
     def _rebuild(self, diff_id: Digest) -> None:
         with self.lease(f"rebuild {diff_id}") as lease:
             rebuild_layer(self.graph, self.content, self.restorer, diff_id, lease, limits=self.limits)
+        self.rootfs.let_go()
 
     # -- images
 
@@ -197,7 +199,7 @@ class Store:
                     source,
                     name=name,
                     platform=platform,
-                    cleanup=lambda written: self._clean_up(lease, written),
+                    cleanup=lambda written: self.clean_up(lease, written),
                     progress=progress,
                 )
             finally:
@@ -205,7 +207,7 @@ class Store:
         self.sync_layout()
         return loaded
 
-    def _clean_up(self, lease: Lease, written: set[Digest]) -> None:
+    def clean_up(self, lease: Lease, written: set[Digest]) -> None:
         """Remove what a failed operation wrote; its own hold on it ends first."""
         if written:
             lease.release_holds()
@@ -292,7 +294,7 @@ class Store:
             try:
                 accepted = accept(self.graph, self.content, lease, raw, media_type, names)
             except BaseException:
-                self._clean_up(lease, {Digest.parse(text) for text in self.catalog.lease_resources(lease.id)})
+                self.clean_up(lease, {Digest.parse(text) for text in self.catalog.lease_resources(lease.id)})
                 raise
         self.sync_layout()
         return accepted
