@@ -18,7 +18,10 @@ _PACKAGES = (
     "python3,python3-pip,python3-numpy,python3-scipy,python3-pandas,python3-sympy,python3-django,python3-twisted,"
     "python3-sqlalchemy,python3-networkx,python3-babel,ansible-core,python3-nltk,python3-botocore,python3-plotly"
 )
-_SPLIT = (("usr/lib/python3/", "usr/share/", "usr/lib/python3."), ("usr/lib/x86_64-linux-gnu/", "usr/lib/aarch64-linux-gnu/"))
+_SPLIT = (
+    ("usr/lib/python3/", "usr/share/", "usr/lib/python3."),
+    ("usr/lib/x86_64-linux-gnu/", "usr/lib/aarch64-linux-gnu/"),
+)
 
 
 def available() -> bool:

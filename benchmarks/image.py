@@ -39,10 +39,10 @@ class LayerFile:
         self._path, self._file = Path(name), os.fdopen(handle, "wb")
         self._plain = hashlib.sha256()
         self._out = _compressor(self._file, compression)
-        self.tar = tarfile.open(fileobj=self, mode="w|", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]
+        self.tar = tarfile.open(fileobj=self, mode="w|", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
 
     def write(self, data: bytes) -> int:
-        """What the tar writer calls."""
+        """Take bytes of the tar."""
         self._plain.update(data)
         return self._out.write(data)
 

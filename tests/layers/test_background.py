@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lamella.layers.hashing import Background, ThreadedHasher
+from lamella.layers.hashing import Ahead, Background, ThreadedHasher
 from lamella.spec.digest import Digest
 
 _STORM = """
@@ -26,8 +26,8 @@ while time.monotonic() < end:
     worker = Background(lambda data: None)
     worker.put(bytes(64 << 10))
     chunk = bytes(64 << 10)
-    signal.setitimer(signal.ITIMER_REAL, 0.0003)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0003)
         while True:
             worker.put(chunk)
     except Stop:
@@ -40,6 +40,34 @@ print("done")
 def test_a_signal_that_raises_in_put_leaves_no_lock_behind() -> None:
     done = subprocess.run([sys.executable, "-c", _STORM], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_a_signal_that_raises_in_take_leaves_no_lock_behind() -> None:
+    storm = _STORM.replace("import Background", "import Ahead").replace("worker.put(chunk)", "worker.take()")
+    storm = storm.replace("Background(lambda data: None)", "Ahead(lambda: bytes(64 << 10))")
+    storm = storm.replace("worker.put(bytes(64 << 10))", "worker.take()")
+    assert "Background" not in storm
+    assert "put(" not in storm
+    done = subprocess.run([sys.executable, "-c", storm], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_what_is_made_ahead_comes_in_order_and_then_the_error() -> None:
+    chunks = iter([bytes([number]) * (64 << 10) for number in range(20)])
+
+    def make() -> bytes:
+        chunk = next(chunks, None)
+        if chunk is None:
+            raise OSError("cut off")
+        return chunk
+
+    worker, seen = Ahead(make), []
+    with pytest.raises(OSError, match="cut off"):
+        while data := worker.take():
+            seen.append(data[0])
+    assert seen == list(range(20))
+    assert worker.take() == b""
+    worker.stop()
 
 
 def test_what_the_thread_meets_is_raised_to_the_caller() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+import msgspec
 
 
 class MemberType(enum.IntEnum):
@@ -18,8 +19,7 @@ class MemberType(enum.IntEnum):
     FIFO = 6
 
 
-@dataclass(slots=True)
-class Member:
+class Member(msgspec.Struct, gc=False):
     """One member: its metadata, and where its bytes lie.
 
     ``name`` and ``linkname`` are as written in the archive: not normalised, not safe to resolve. ``mode`` holds the
@@ -40,7 +40,7 @@ class Member:
     linkname: bytes = b""
     major: int = 0
     minor: int = 0
-    xattrs: dict[str, bytes] = field(default_factory=dict)
+    xattrs: dict[str, bytes] = msgspec.field(default_factory=dict)
     data_offset: int = 0
     stored_size: int = 0
     sparse: tuple[tuple[int, int], ...] | None = None

@@ -6,7 +6,7 @@ Formats: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Ta
 from __future__ import annotations
 
 import struct
-import zlib
+from zlib import adler32
 
 from lamella.archive.member import Member, MemberType
 from lamella.errors import Integrity
@@ -23,7 +23,7 @@ _USTAR = b"ustar\0"
 GNU = b"ustar "
 _NS = 1_000_000_000
 _TIMES = (-(1 << 63), (1 << 63) - 1)
-_IDS_KEPT = 1024
+_KEPT = 1024
 
 _TYPES = {
     b"0": MemberType.REGULAR,
@@ -38,15 +38,18 @@ _TYPES = {
     b"D": MemberType.DIRECTORY,
     b"S": MemberType.REGULAR,
 }
+_REGULAR = MemberType.REGULAR
+_NO_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
 _LINKS = (MemberType.HARDLINK, MemberType.SYMLINK)
 _DEVICES = (MemberType.CHARDEV, MemberType.BLOCKDEV)
 
 
 class HeaderDecoder:
-    """Decodes header blocks into members. Not thread-safe: it remembers owners and modes that it has seen."""
+    """Decodes header blocks into members. Not thread-safe: it remembers owners, modes and times that it has seen."""
 
     def __init__(self) -> None:
         self._ids: dict[bytes, tuple[int, int, int]] = {}
+        self._times: dict[bytes, int] = {}
 
     def decode(self, block: bytes, offset: int) -> tuple[Member, bytes]:
         """The member whose header is ``block``, found at ``offset``, and its type flag.
@@ -57,32 +60,46 @@ class HeaderDecoder:
         """
         name, ids, size_field, mtime_field, checksum, flag, link, magic, devices, prefix = _FIELDS.unpack(block)
         _check_sum(block, checksum, offset)
-        name = text(name)
-        if magic == _USTAR and prefix[0]:
+        name = name.rstrip(b"\0")
+        if 0 in name:
+            name = name[: name.index(0)]
+        if prefix[0] and magic == _USTAR:
             name = _prefixed(prefix, block, name)
-        kind = _TYPES.get(flag, MemberType.REGULAR)
+        kind = _TYPES.get(flag, _REGULAR)
+        major = minor = size = 0
+        linkname = b""
         try:
             owner = self._ids.get(ids) or self._decode_ids(ids)
-            mtime = number(mtime_field) * _NS
+            mtime = self._times.get(mtime_field)
+            if mtime is None:
+                mtime = self._decode_time(mtime_field)
             # What has no data has no data, whatever its size field says: links carry the size of their target there.
-            size = 0 if flag in b"123456" else number(size_field)
-            major, minor = (number(devices[:8]), number(devices[8:])) if kind in _DEVICES else (0, 0)
+            if flag not in _NO_DATA:
+                size = number(size_field)
+            elif kind in _LINKS:
+                linkname = text(link)
+            elif kind in _DEVICES:
+                major, minor = number(devices[:8]), number(devices[8:])
         except ValueError as error:
             raise bad_header(f"{error} in the header at {offset}", name) from None
         if size < 0 or size > MAX_SIZE or major < 0 or minor < 0:
             raise bad_header(f"a negative or too large number in the header at {offset}", name)
-        if not _TIMES[0] <= mtime <= _TIMES[1]:
-            mtime = clamp_time(mtime)
-        linkname = text(link) if kind in _LINKS else b""
         start = offset + BLOCK
         member = Member(name, kind, owner[0], owner[1], owner[2], mtime, size, linkname, major, minor, {}, start, size)
         return member, flag
+
+    def _decode_time(self, field: bytes) -> int:
+        mtime = number(field) * _NS
+        if len(self._times) >= _KEPT:
+            self._times.clear()
+        found = self._times[field] = mtime if _TIMES[0] <= mtime <= _TIMES[1] else clamp_time(mtime)
+        return found
 
     def _decode_ids(self, ids: bytes) -> tuple[int, int, int]:
         mode, uid, gid = number(ids[:8]), number(ids[8:16]), number(ids[16:])
         if mode < 0 or not 0 <= uid <= MAX_ID or not 0 <= gid <= MAX_ID:
             raise ValueError("an owner or mode out of range")
-        if len(self._ids) >= _IDS_KEPT:
+        if len(self._ids) >= _KEPT:
             self._ids.clear()
         found = self._ids[ids] = (mode & 0o7777, uid, gid)
         return found
@@ -108,6 +125,8 @@ def text(field: bytes) -> bytes:
 
 def number(field: bytes) -> int:
     """A number field: octal digits between blanks and NULs, or base 256. Empty is zero. Raises ValueError."""
+    if field[-1:] == b"\0" and field[:-1].isdigit():
+        return int(field[:-1], 8)
     digits = field.strip(b" \0")
     if digits.isdigit():
         return int(digits, 8)
@@ -146,13 +165,14 @@ def _prefixed(prefix: bytes, block: bytes, name: bytes) -> bytes:
 
 def _check_sum(block: bytes, field: bytes, offset: int) -> None:
     try:
-        stored = number(field)
+        # Six digits, NUL, blank is what nearly everybody writes.
+        stored = int(field[:6], 8) if field[6:] == b"\0 " and field[:6].isdigit() else number(field)
     except ValueError:
         stored = -1
     if block.isascii():
         # Adler-32's lower half is one plus the sum of the bytes modulo 65521, which 512 ASCII bytes do not reach:
         # twenty times faster than sum(). The field itself counts as eight blanks.
-        if (zlib.adler32(block) & 0xFFFF) - (zlib.adler32(field) & 0xFFFF) + 256 == stored:
+        if (adler32(block) & 0xFFFF) - (adler32(field) & 0xFFFF) + 256 == stored:
             return
     else:
         unsigned = sum(block) - sum(field) + 256

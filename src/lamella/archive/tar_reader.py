@@ -26,15 +26,17 @@ _PIECE = 256 << 10
 """Bytes read at a time to get past data."""
 _PAX_LOCAL = (b"x", b"X")
 _DEVICES = (MemberType.CHARDEV, MemberType.BLOCKDEV)
+_NO_NAMES = (b"", b"")
 
 
 class TarScanner:
     """Iterates over the members of an archive that ``read(n)``, which returns up to n bytes, delivers.
 
     Understands v7, ustar, star, GNU and pax archives, sparse files of every GNU kind included. Data is passed over by
-    ``skip(n)``, which says how many bytes, up to n, it got past (0 only at the end), else by reading; nothing that was yielded is kept. The iteration ends at the end marker (two zero blocks), at one zero
-    block that is the last, or where the stream ends between two members; ``end_offset`` then says how many bytes were
-    read, and what follows is the caller's. An archive can be scanned once. While a member is the current one,
+    ``skip(n)``, which says how many bytes, up to n, it got past (0 only at the end), else by reading; nothing that was
+    yielded is kept. The iteration ends at the end marker (two zero blocks), at one zero block that is the last, or
+    where the stream ends between two members; ``end_offset`` then says how many bytes were read, and what follows is
+    the caller's. An archive can be scanned once. While a member is the current one,
     ``header`` is its block as it stands in the archive, ``uname`` and ``gname`` are the names that it is owned by.
 
     Raises Integrity (``tar-truncated``, ``tar-checksum``, ``tar-header``), Unsupported (``tar-type``, ``tar-sparse``,
@@ -61,7 +63,7 @@ class TarScanner:
         self._globals: dict[bytes, bytes] = {}
         self._global_bytes = 0
         self._pending = _Pending()
-        self._names: tuple[bytes, bytes] = (b"", b"")
+        self._names = _NO_NAMES
         self._members = self._scan()
 
     def __iter__(self) -> Iterator[Member]:
@@ -81,9 +83,9 @@ class TarScanner:
         return self._names[1] or owner_names(self.header)[1]
 
     def _scan(self) -> Iterator[Member]:
-        decode = self._decoder.decode
+        decode, next_block = self._decoder.decode, self._next_block
         entries = 0
-        while block := self._next_block():
+        while block := next_block():
             if not block[0] and block == ZERO_BLOCK:
                 self._end_marker()
                 break
@@ -95,9 +97,11 @@ class TarScanner:
                 continue
             if self._pending.used or self._globals:
                 self._extend(member, flag)
-            elif self._names[0] or self._names[1]:
-                self._names = (b"", b"")
-            if flag in b"S\x0007D":
+            elif self._names is not _NO_NAMES:
+                self._names = _NO_NAMES
+            if flag == b"0" and member.name[-1:] != b"/":
+                self._skip = -(-member.stored_size // BLOCK) * BLOCK
+            elif flag in b"S\x0007D":
                 self._with_data(member, flag, block)
             entries += 1
             if entries > self._limits.layer_entries:

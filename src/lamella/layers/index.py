@@ -98,23 +98,30 @@ class IndexWriter:
         self._hash = hashlib.sha256()
         self._encoder = msgspec.msgpack.Encoder()
         self._pending: list[Entry] = []
+        self._last: bytes | None = None
         self.entries = 0
         self.content_size = 0
         self._put(MAGIC)
 
     def add(self, entry: Entry) -> None:
         """Add one row."""
-        self._pending.append(entry)
-        self.entries += 1
-        # Sparse files of nearly 2**63 bytes are possible in any number; the sum is kept in 64 bits.
-        self.content_size = min(self.content_size + entry.size, _SIZE_MAX)
-        if len(self._pending) == _BLOCK:
+        pending = self._pending
+        pending.append(entry)
+        self.content_size += entry.size
+        if len(pending) == _BLOCK:
             self._flush()
+
+    @property
+    def last(self) -> bytes | None:
+        """The path of the row that was added last."""
+        return self._pending[-1].path if self._pending else self._last
 
     def finish(self, diff_id: Digest, tar_size: int) -> None:
         """Write what is pending, the trailer and the digest. The file is the caller's to sync and close."""
         if self._pending:
             self._flush()
+        # Sparse files of nearly 2**63 bytes are possible in any number; the sum is kept in 64 bits.
+        self.content_size = min(self.content_size, _SIZE_MAX)
         self._put(b"\0\0\0\0")
         self._put(_TRAILER.pack(bytes.fromhex(diff_id.hex), tar_size, self.content_size, self.entries))
         self._file.write(self._hash.digest())
@@ -122,6 +129,8 @@ class IndexWriter:
     def _flush(self) -> None:
         block = self._encoder.encode(self._pending)
         self._put(len(block).to_bytes(4, "little") + block)
+        self.entries += len(self._pending)
+        self._last = self._pending[-1].path
         self._pending.clear()
 
     def _put(self, data: bytes) -> None:

@@ -30,18 +30,12 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.index"
-_CHUNK = 256 << 10
+_CHUNK = 512 << 10
 _MAGIC_SIZE = 16
 _MAJOR_MAX, _MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1
-_KINDS = {
-    MemberType.REGULAR: Kind.REGULAR,
-    MemberType.HARDLINK: Kind.HARDLINK,
-    MemberType.SYMLINK: Kind.SYMLINK,
-    MemberType.CHARDEV: Kind.CHARDEV,
-    MemberType.BLOCKDEV: Kind.BLOCKDEV,
-    MemberType.DIRECTORY: Kind.DIRECTORY,
-    MemberType.FIFO: Kind.FIFO,
-}
+_KINDS = tuple(Kind[member_type.name] for member_type in MemberType)
+"""What a member's type is as a kind; the types count from 0."""
+_HARDLINK = MemberType.HARDLINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +96,6 @@ class _Pass:
         self._tar_size = 0
         self._chunk = b""
         self._at = 0
-        self._last: bytes | None = None
 
     def run(self) -> IngestedLayer:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -118,9 +111,8 @@ class _Pass:
             try:
                 for entry in Translator(self._limits).entries(iter(scanner)):
                     writer.add(entry)
-                    self._last = entry.path
             except ResourceExhausted as error:
-                error.about(entry=self._last)  # a bomb goes off in the data of the entry before
+                error.about(entry=writer.last)  # a bomb goes off in the data of the entry before
                 raise
             self._drain()
             diff_id = self._hash.digest()
@@ -214,22 +206,23 @@ class Translator:
 
     def entries(self, members: Iterator[Member]) -> Iterator[Entry]:
         """One row a member, in order; AUFS bookkeeping gives none. Raises InvalidInput naming the entry."""
-        normalize_, limits, classify = normalize, self._limits, whiteouts.classify
+        canonical, limits, row = normalize, self._limits, _row
+        prefix, hard_link = whiteouts.PREFIX, MemberType.HARDLINK
         for member in members:
-            path = normalize_(member.name, limits)
-            if whiteouts.PREFIX in path:
-                marker, subject = classify(path)
+            path = canonical(member.name, limits)
+            if prefix in path:
+                marker, subject = whiteouts.classify(path)
                 if marker != Marker.NONE:
                     yield from self._marked(marker, subject, member)
                     continue
-            if member.type == MemberType.HARDLINK:
+            if member.type is hard_link:
                 yield from self._hard_link(path, member)
                 continue
-            if not path and member.type != MemberType.DIRECTORY:
+            if not path and member.type is not MemberType.DIRECTORY:
                 raise InvalidInput(
                     "the root of an image must be a directory", code="root-not-directory", entry=member.name
                 )
-            yield _row(path, member)
+            yield row(path, member)
 
     def _hard_link(self, path: bytes, member: Member) -> Iterator[Entry]:
         target = self._target(path, member)
@@ -279,10 +272,11 @@ class Translator:
 
 def _row(path: bytes, member: Member) -> Entry:
     xattrs = member.xattrs
-    if member.type == MemberType.SYMLINK and not member.linkname:
-        raise InvalidInput("a symbolic link to nothing", code="link-target-empty", entry=path)
-    if member.major > _MAJOR_MAX or member.minor > _MINOR_MAX:
-        raise InvalidInput("a device number that no kernel has", code="device-number", entry=path)
+    if member.type > _HARDLINK:
+        if member.type is MemberType.SYMLINK and not member.linkname:
+            raise InvalidInput("a symbolic link to nothing", code="link-target-empty", entry=path)
+        if member.major > _MAJOR_MAX or member.minor > _MINOR_MAX:
+            raise InvalidInput("a device number that no kernel has", code="device-number", entry=path)
     return Entry(
         path,
         _KINDS[member.type],

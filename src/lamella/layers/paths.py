@@ -6,6 +6,7 @@ from lamella.errors import InvalidInput, ResourceExhausted
 from lamella.spec.limits import Limits
 
 _NAME_MAX = 255
+_DOT_OR_SLASH = (b".", b"/")
 
 
 def normalize(name: bytes, limits: Limits) -> bytes:
@@ -21,7 +22,15 @@ def normalize(name: bytes, limits: Limits) -> bytes:
         path = path[2:]
     if path.endswith(b"/"):
         path = path.rstrip(b"/")
-    if _is_plain(path, limits):
+    # Most names are canonical already: told as cheaply as can be.
+    if (
+        len(path) <= _NAME_MAX
+        and b"/." not in path
+        and b"//" not in path
+        and b"\0" not in path
+        and path[:1] not in _DOT_OR_SLASH
+        and path.count(b"/") < limits.path_depth
+    ):
         return path
     if b"\0" in path:
         raise InvalidInput("the name has a NUL byte", code="entry-name-nul", entry=name)
@@ -34,18 +43,6 @@ def normalize(name: bytes, limits: Limits) -> bytes:
     if len(path) > limits.path_bytes or len(parts) > limits.path_depth:
         raise ResourceExhausted("the path is longer or deeper than the limit", code="entry-path-long", entry=name[:300])
     return path
-
-
-def _is_plain(path: bytes, limits: Limits) -> bool:
-    """Whether ``path`` is canonical already, told cheaply: most names are."""
-    return (
-        len(path) <= _NAME_MAX
-        and path.count(b"/") < limits.path_depth
-        and b"//" not in path
-        and b"/." not in path
-        and path[:1] not in (b".", b"/")
-        and b"\0" not in path
-    )
 
 
 def components(path: bytes) -> list[bytes]:

@@ -35,6 +35,7 @@ class LayerStore:
         self._lock = threading.Lock()
         self._recent: OrderedDict[Digest, LayerIndex] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[Digest, LayerIndex] = weakref.WeakValueDictionary()
+        self._tree: tuple[tuple[Digest, ...], MergedTree] = ((), MergedTree())
 
     def path(self, diff_id: Digest) -> Path:
         """The directory of a layer, there or not."""
@@ -92,8 +93,16 @@ class LayerStore:
         return TarSource(str(diff_id), lambda: self.tar(diff_id, size=size))
 
     def tree(self, diff_ids: Sequence[Digest], *, limits: Limits = DEFAULT_LIMITS) -> MergedTree:
-        """The merged tree of a stack of layers, bottom first."""
-        return self.trees(diff_ids, limits=limits)[-1] if diff_ids else MergedTree(limits=limits)
+        """The merged tree of a stack of layers, bottom first. The one that was asked for last is kept."""
+        wanted = tuple(diff_ids)
+        with self._lock:
+            kept, tree = self._tree
+        if kept == wanted and tree.limits == limits:
+            return tree
+        tree = self.trees(diff_ids, limits=limits)[-1] if diff_ids else MergedTree(limits=limits)
+        with self._lock:
+            self._tree = (wanted, tree)
+        return tree
 
     def trees(self, diff_ids: Sequence[Digest], *, limits: Limits = DEFAULT_LIMITS) -> list[MergedTree]:
         """The merged tree of every prefix of a stack of layers, the shortest first."""
@@ -109,6 +118,8 @@ class LayerStore:
         with self._lock:
             self._recent.pop(diff_id, None)
             self._alive.pop(diff_id, None)
+            if diff_id in self._tree[0]:
+                self._tree = ((), MergedTree())
 
     def walk(self) -> Iterator[Digest]:
         """The diff_ids that have a directory here."""

@@ -183,6 +183,8 @@ class _Application:
         self._layer = layer
         self._token = object()
         self._lower = tree.root
+        # Directories that entries were put into: those that no link leads to, and the last of any kind.
+        self._plain: dict[bytes, Node] = {}
         self._last: tuple[bytes, Node] | None = None
         self._budget = _Budget(0)
 
@@ -254,17 +256,21 @@ class _Application:
             self._put_root(entry)
             return
         parent_path, _, name = path.rpartition(b"/")
-        last = self._last
-        if last is not None and last[0] == parent_path:
-            parent = last[1]
-        else:
-            parent = self._directory(parent_path, entry)
+        parent = self._plain.get(parent_path)
+        if parent is None:
+            last = self._last
+            parent = last[1] if last is not None and last[0] == parent_path else self._directory(parent_path, entry)
             self._last = (parent_path, parent)
         names = parent.children
         assert names is not None
         there = names.get(name)
-        if there is not None and (there.children is not None or there.entry.kind == Kind.SYMLINK):
-            self._last = None  # what is replaced may be on the way to the remembered parent, under any name
+        if there is not None and (
+            there.entry.kind == Kind.SYMLINK or (there.children is not None and entry.kind != Kind.DIRECTORY)
+        ):
+            # It may be on the way to what is remembered, under any name. A directory in place of a directory keeps
+            # what is in it, and what is remembered of it.
+            self._plain.clear()
+            self._last = None
         if entry.kind == Kind.DIRECTORY:
             children = there.children if there is not None and there.children is not None else {}
             keep = children if there is not None and there.owner is self._token else dict(children)
@@ -278,10 +284,16 @@ class _Application:
         if entry.kind != Kind.DIRECTORY:
             raise InvalidInput("the root of an image must be a directory", code="root-not-directory", entry=b"/")
         self._tree.root = Node(entry, self._layer, self._tree.root.children, self._token)
-        self._last = None
 
     def _directory(self, path: bytes, entry: Entry) -> Node:
         """The directory at ``path``, made where it is missing, links on the way followed inside the tree."""
+        above, _, last = path.rpartition(b"/")
+        known = self._plain.get(above) if path else None
+        if known is not None:
+            found = known.children.get(last)  # type: ignore[union-attr]
+            if found is not None and found.children is not None:
+                node = self._plain[path] = self._own_child(known, last, found)
+                return node
         node = self._tree.root
         trail: list[tuple[bytes, Node]] = []
         todo = components(path)[::-1]
@@ -320,6 +332,8 @@ class _Application:
             trail.append((name, node))
         if links < self._tree.limits.links:
             self._check_length(trail, entry)
+        else:
+            self._plain[path] = node
         return node
 
     def _check_length(self, trail: list[tuple[bytes, Node]], entry: Entry) -> None:

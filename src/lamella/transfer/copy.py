@@ -18,7 +18,7 @@ from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Progress
 
-_WORKERS = 2
+_WORKERS = 3
 _CHUNK = 1 << 20
 _Key: TypeAlias = "tuple[str, Digest, int]"
 
@@ -111,7 +111,7 @@ class _Copy:
             self._index(Index.parse(raw, descriptor.media_type, limits=self._limits), depth)
         else:
             manifest = Manifest.parse(raw, descriptor.media_type, limits=self._limits)
-            for blob in (manifest.config, *manifest.layers):
+            for blob in sorted((manifest.config, *manifest.layers), key=lambda blob: -blob.size):
                 self._start(blob)
         self._documents.append((descriptor, raw))
 
