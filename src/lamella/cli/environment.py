@@ -14,6 +14,8 @@ PROGRESS = "LAMELLA_PROGRESS"
 DEBUG = "LAMELLA_DEBUG"
 EPOCH = "SOURCE_DATE_EPOCH"
 COMPLETE = "_LAMELLA_COMPLETE"
+AUTH_FILE = "REGISTRY_AUTH_FILE"
+REGISTRIES_CONF = "CONTAINERS_REGISTRIES_CONF"
 
 VARIABLES = (
     (ROOT, "the directory of the store, as `--root`"),
@@ -26,6 +28,11 @@ VARIABLES = (
     ),
     (DEBUG, "not empty: a failure is told with its traceback"),
     ("NO_COLOR", "not empty: no colours (https://no-color.org)"),
+    (AUTH_FILE, "the file of credentials for registries, as `--authfile`; without either, podman's and docker's files"),
+    (REGISTRIES_CONF, "the registries.conf to read; without it, podman's"),
+    ("DOCKER_CONFIG", "the directory of docker's `config.json`"),
+    ("HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "proxies for registries; in lower case too"),
+    ("XDG_RUNTIME_DIR", "where podman keeps credentials, in `containers/auth.json`"),
     ("XDG_DATA_HOME", "where the store is by default for a user who is not root"),
 )
 """What the manual says of each variable."""
@@ -62,6 +69,41 @@ def epoch_moment() -> datetime | None:
     """``SOURCE_DATE_EPOCH`` as a time."""
     seconds = source_date_epoch()
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def auth_file() -> Path | None:
+    """The one file of credentials that is to be used, if there is one."""
+    text = os.environ.get(AUTH_FILE, "")
+    return Path(text) if text else None
+
+
+def registries_conf() -> Path | None:
+    """The registries.conf that is to be read in place of podman's."""
+    text = os.environ.get(REGISTRIES_CONF, "")
+    return Path(text) if text else None
+
+
+def docker_config() -> Path | None:
+    """docker's directory of configuration, if it is not ``~/.docker``."""
+    text = os.environ.get("DOCKER_CONFIG", "")
+    return Path(text) if text else None
+
+
+def runtime_directory() -> Path:
+    """``$XDG_RUNTIME_DIR``, or where it would be."""
+    text = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(text) if text.startswith("/") else Path(f"/run/user/{os.getuid()}")
+
+
+def proxies() -> dict[str, str]:
+    """Proxies by scheme, and under ``no`` the hosts that are reached without one."""
+    found = {}
+    for key in ("http", "https", "no"):
+        name = f"{key}_proxy"
+        text = os.environ.get(name, "") or os.environ.get(name.upper(), "")
+        if text:
+            found[key] = text
+    return found
 
 
 def debugging() -> bool:

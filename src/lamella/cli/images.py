@@ -78,7 +78,7 @@ def _table(found: list[Listed], *, full: bool, digests: bool) -> None:
     rows = []
     for item in found:
         for repository, tag in item.names or [(_NONE, _NONE)]:
-            start = [repository, tag, *([str(item.digest)] if digests else [])]
+            start = [repository, _NONE if tag.startswith("@") else tag, *([str(item.digest)] if digests else [])]
             facts = [show_id(item.id, full=full), human_age(item.created), human_size(item.size)]
             rows.append([*start, *facts, _platforms(item, full=full)])
     write_table(header, rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamella.cli import arguments, describe, lookup
+from lamella.cli import arguments, describe, lookup, remote
 from lamella.cli.output import write_json
+from lamella.cli.remote import PREFIX, Reach
 from lamella.cli.session import Session, pass_session
 from lamella.errors import NotFound
 
@@ -19,15 +22,37 @@ if TYPE_CHECKING:
 @click.argument("names", metavar="IMAGE|SNAPSHOT...", nargs=-1, required=True, shell_complete=arguments.complete_any)
 @click.option("--type", "kind", type=click.Choice(("image", "snapshot")), help="Look for this only.")
 @arguments.platform_option
+@remote.options
 @pass_session
-def command(here: Session, names: tuple[str, ...], kind: str | None, platform: str | None) -> None:
+def command(
+    here: Session,
+    names: tuple[str, ...],
+    kind: str | None,
+    platform: str | None,
+    creds: str | None,
+    tls_verify: bool | None,
+    authfile: Path | None,
+    cert_dir: Path | None,
+    allow_realm: tuple[str, ...],
+) -> None:
     """Show everything about images and snapshots, as JSON.
 
     A list with a document for each name. The document of a multi-platform image is that of its image for this machine
-    (or --platform), with all of them under "index"; if none of them fits, it is the index alone.
+    (or --platform), with all of them under "index"; if none of them fits, it is the index alone. docker://NAME is an
+    image at a registry: nothing but its documents is fetched, and what signs it or refers to it is listed.
     """
-    with here.store() as store:
-        documents = [_describe(store, name, kind, platform) for name in names]
+    documents = []
+    with ExitStack() as stack:
+        store: Store | None = None
+        for name in names:
+            if name.startswith(PREFIX):
+                from lamella.cli import describe_remote
+
+                access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm))
+                documents.append(describe_remote.describe(name.removeprefix(PREFIX), access, platform))
+                continue
+            store = store or stack.enter_context(here.store())
+            documents.append(_describe(store, name, kind, platform))
     write_json(documents)
 
 

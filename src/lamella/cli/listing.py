@@ -25,8 +25,8 @@ _FILTERS = ("dangling", "label", "reference")
 class Listed:
     """A document of the store: an image, a multi-platform image, an artifact.
 
-    ``names`` are (repository, tag) as users write them; ``part`` says that it belongs to another one: to an index, or
-    as the parent of an image.
+    ``names`` are (repository, tag) as users write them, with ``@DIGEST`` for the tag of what was pulled by digest;
+    ``part`` says that it belongs to another one: to an index, or as the parent of an image.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Listed:
             "kind": self.kind,
             "id": str(self.id),
             "digest": str(self.digest),
-            "names": [f"{repository}:{tag}" for repository, tag in self.names],
+            "names": [joined(repository, tag) for repository, tag in self.names],
             "parent": None if self.parent is None else str(self.parent),
             "created": moment(self.created),
             "size": self.size,
@@ -89,12 +89,9 @@ def _narrowed(item: Listed, pattern: str) -> Listed:
 
 def _fits(name: tuple[str, str], pattern: str) -> bool:
     repository, tag = name
-    if any(fnmatchcase(text, pattern) for text in (repository, f"{repository}:{tag}")):
+    if any(fnmatchcase(text, pattern) for text in (repository, joined(repository, tag))):
         return True
-    try:
-        full = Reference.parse(f"{repository}:{tag}")
-    except ValueError:
-        return False
+    full = Reference.parse(joined(repository, tag))
     return any(fnmatchcase(text, pattern) for text in (full.repository, str(full)))
 
 
@@ -118,7 +115,12 @@ def _all(store: Store) -> list[Listed]:
 
 def _split(name: str) -> tuple[str, str]:
     reference = Reference.parse(name)
-    return reference.familiar_repository, reference.tag
+    return reference.familiar_repository, reference.tag or f"@{reference.digest}"
+
+
+def joined(repository: str, tag: str) -> str:
+    """The name that both make."""
+    return f"{repository}{tag}" if tag.startswith("@") else f"{repository}:{tag}"
 
 
 def _listed(

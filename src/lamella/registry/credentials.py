@@ -107,7 +107,7 @@ def read_file(path: Path) -> jsondoc.Object:
 
 
 def _of_file(document: jsondoc.Object, domain: str, path: str, file: Path) -> Credentials | None:
-    helper = _helper_for(document, domain)
+    helper = _own_helper(document, domain)
     if helper is not None:
         return _from_helper(helper, domain)
     found = _of_auths(jsondoc.field(document, "auths", dict, str(file), {}), domain, path, file)
@@ -116,7 +116,7 @@ def _of_file(document: jsondoc.Object, domain: str, path: str, file: Path) -> Cr
     return found
 
 
-def _helper_for(document: jsondoc.Object, domain: str) -> str | None:
+def _own_helper(document: jsondoc.Object, domain: str) -> str | None:
     configured = document.get("credHelpers")
     if not isinstance(configured, dict):
         return None
@@ -169,15 +169,21 @@ def _of_auths(auths: jsondoc.Object, domain: str, path: str, file: Path) -> Cred
         if isinstance(auths.get(key), dict):
             return _entry(auths[key], key, file)
     for key, value in auths.items():
-        host = normal_key(key)
-        if _names_a_host(key) and isinstance(value, dict) and (host == domain or {host, domain} <= _HUB_NAMES):
+        if isinstance(value, dict) and names_host(key, domain):
             return _entry(value, key, file)
     return None
 
 
-def _names_a_host(key: str) -> bool:
-    """Whether a key is a host, or the URL of one as docker writes it, and not a repository."""
-    return "/" not in key or "://" in key or key.rstrip("/").endswith(("/v1", "/v2"))
+def names_host(key: str, domain: str) -> bool:
+    """Whether a key means this whole registry: its host, or a URL of it as docker writes it, and no repository."""
+    host = normal_key(key)
+    whole = "/" not in key or "://" in key or key.rstrip("/").endswith(("/v1", "/v2"))
+    return whole and (host == domain or {host, domain} <= _HUB_NAMES)
+
+
+def helper_for(document: jsondoc.Object, domain: str) -> str | None:
+    """The helper that a file sets up for a registry: its own, or the one for all; None if there is none."""
+    return _own_helper(document, domain) or jsondoc.optional(document, "credsStore", str, "the file of credentials")
 
 
 def _entry(value: dict[str, Any], key: str, file: Path) -> Credentials | None:

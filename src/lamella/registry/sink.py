@@ -35,6 +35,7 @@ class RegistrySink:
     """
 
     parallel = 4
+    action = "uploading"
 
     def __init__(
         self,

@@ -32,6 +32,8 @@ class RegistrySource:
 
     parallel = 4
     """Blobs that are worth copying at once: a registry is far away."""
+    action = "downloading"
+    """What copying from here is called."""
 
     def __init__(
         self,

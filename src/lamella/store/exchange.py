@@ -129,12 +129,14 @@ class Exchange(ABC):
         *,
         platform: Platform | None = None,
         access: Access | None = None,
+        target_access: Access | None = None,
         verify: Verify | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> list[Offer]:
         """Copy images between any two places, as ``transfer.endpoints.Place`` reads them; what arrived.
 
         A plain name is in this store: ``copy("docker://alpine", "oci:dir:alpine")`` does not touch it.
+        ``target_access`` is how the target is reached, if that is another way.
         """
         from lamella.registry.access import Access
         from lamella.transfer.endpoints import Inside, Journey, Place, copy_between
@@ -142,7 +144,7 @@ class Exchange(ABC):
         access = access or Access.of_user()
         with self.lease(f"copy {source}") as lease:
             inside = Inside(self.graph, self.content, lease, lambda written: self.clean_up(lease, written))
-            journey = Journey(lease.directory, access, access, inside, verify, self.limits, progress)
+            journey = Journey(lease.directory, access, target_access or access, inside, verify, self.limits, progress)
             arrived = copy_between(Place.parse(source), Place.parse(target), journey, platform=platform)
         self.sync_layout()
         return arrived

@@ -75,6 +75,7 @@ class _Copy:
         workers = max(_WORKERS, *(getattr(endpoint, "parallel", 0) for endpoint in (source, sink)))
         self._pool = ThreadPoolExecutor(workers, "transfer")
         self._stopped = False
+        self._action = next((e.action for e in (sink, source) if hasattr(e, "action")), "copying")
         self._blobs: dict[_Key, Future[None]] = {}
         self._documents: list[tuple[Descriptor, bytes]] = []
         self._seen: set[_Key] = set()
@@ -146,7 +147,7 @@ class _Copy:
 
     def _blob(self, descriptor: Descriptor) -> None:
         key = descriptor.digest.short
-        self._progress.start(key, "copying", total=descriptor.size)
+        self._progress.start(key, self._action, total=descriptor.size)
         try:
             if self._sink.has_blob(descriptor):
                 self._progress.done(key, "exists")
