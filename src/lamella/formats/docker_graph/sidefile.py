@@ -102,7 +102,7 @@ def _repositories(text: str) -> dict[str, dict[str, str]]:
     openings = list(_OPENING.finditer(text))
     ends = [opening.start() for opening in openings[1:]] + [len(text)]
     found: dict[str, dict[str, str]] = {}
-    for opening, end in zip(openings, ends, strict=True):
+    for opening, end in zip(openings, ends, strict=False):
         tags = _pairs(text[opening.end() : end])
         if tags:
             found.setdefault(_text(opening[1]), {}).update(tags)

@@ -1,0 +1,318 @@
+"""From a graph of 2013 into a store and back: ids, records, checksums, names and files stay what they were."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lamella.errors import AlreadyExists, Conflict, Integrity, InvalidInput, LamellaError, NotFound
+from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.formats.docker_graph_sink import DockerGraphSink
+from lamella.formats.docker_graph_source import DockerGraphSource
+from lamella.formats.oci_layout_sink import OciLayoutSink
+from lamella.images.create import Recipe
+from lamella.spec import v1image
+from lamella.spec.endpoint import ImageSink, ImageSource
+from lamella.spec.platform import Platform
+from lamella.store.docker_graph import export_graph, import_graph
+from lamella.transfer.copy import copy_images
+from support import building
+
+IDS = tuple(hashlib.sha256(b"graph %d" % n).hexdigest() for n in range(4))
+BASE = building.tar(
+    building.directory("./"), building.directory("etc"), building.file("etc/hosts", "localhost\n", owner=(3, 4)),
+    building.file("etc/gone", "soon"), building.symlink("etc/link", "hosts"),
+    replace(building.hard_link("etc/hard", "etc/hosts"), owner=(3, 4)),
+)  # fmt: skip
+CHILD = building.tar(building.directory("etc"), building.gone("etc/gone"), building.file("etc/motd", "hello\n"))
+OTHER = building.tar(building.file("other", "o" * 5000))
+CONFIG = (
+    '{"Hostname":"","User":"","Memory":0,"MemorySwap":0,"CpuShares":0,"AttachStdin":false,"AttachStdout":false,'
+    '"AttachStderr":false,"PortSpecs":null,"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":%s,'
+    '"Dns":null,"Image":"","Volumes":null,"VolumesFrom":""}'
+)
+
+
+def record(n: int, parent: int | None = None, **more: str) -> bytes:
+    """A record byte by byte as 0.4.0 wrote it."""
+    middle = f'"parent":"{IDS[parent]}",' if parent is not None else ""
+    text = (
+        f'{{"id":"{IDS[n]}",{middle}"comment":"c \\u003cd\\u003e é","created":"2013-06-0{n + 1}T12:30:45.123456-07:00",'
+        f'"container_config":{CONFIG % "null"},"docker_version":"0.4.0","author":"me",'
+        f'"config":{CONFIG % json.dumps(["/bin/sh"], separators=(",", ":"))},"architecture":"x86_64"}}'
+    )
+    return text.encode()
+
+
+RECORDS = (record(0), record(1, 0), record(2, 1), record(3, 0))
+ARCHIVES = (gzip.compress(BASE, mtime=0), CHILD, OTHER, building.tar())
+
+
+def simple(n: int) -> str:
+    return "sha256:" + hashlib.sha256(RECORDS[n] + b"\n" + ARCHIVES[n]).hexdigest()
+
+
+NAMES = {"base": {"latest": IDS[0]}, "localhost:5000/me/app": {"1": IDS[2], "2": IDS[2]}, "fork": {"latest": IDS[3]}}
+
+
+@pytest.fixture
+def docker(disk: Path) -> Path:
+    """What docker 0.4.0 left behind, made by hand: four images, one of them without a stored archive."""
+    home = disk / "docker"
+    graph = home / "graph"
+    graph.mkdir(parents=True)
+    for n, identity in enumerate(IDS):
+        layer = graph / identity / "layer"
+        layer.mkdir(parents=True, mode=0o700)
+        plain = gzip.decompress(ARCHIVES[n]) if n == 0 else ARCHIVES[n]
+        with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+            tar.extractall(layer, filter="fully_trusted", numeric_owner=True)
+        for whiteout in layer.rglob(".wh.*"):
+            whiteout.chmod(0o444)  # as AUFS makes them
+        if n != 3:
+            (graph / identity / "layer.tar.xz").write_bytes(ARCHIVES[n])
+        (graph / identity / "json").write_bytes(RECORDS[n])
+    (graph / ":tmp:").mkdir()
+    (graph / "checksums").write_text(json.dumps({IDS[0]: simple(0), IDS[1]: simple(1), IDS[2]: ""}))
+    (home / "repositories").write_text(json.dumps({"Repositories": NAMES}))
+    return home
+
+
+def image_of(store, identity: str):
+    """The image of the store that was the v1 image ``identity``."""
+    (found,) = [image for image in store.images() if image.manifest.annotations.get(v1image.V1_ID) == identity]
+    return found
+
+
+def files(directory: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for path in sorted(directory.rglob("*")):
+        info = path.lstat()
+        kind = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "directory"
+        found[str(path.relative_to(directory))] = (kind, oct(info.st_mode), info.st_uid, info.st_gid, info.st_nlink)
+    return found
+
+
+class TestImport:
+    def test_every_image_with_its_parent_names_and_files(self, store, docker):
+        loaded = import_graph(store, docker)
+        assert len(loaded) == len(store.images()) == 4
+        assert image_of(store, IDS[0]).names == ["base:latest"]
+        assert image_of(store, IDS[2]).names == ["localhost:5000/me/app:1", "localhost:5000/me/app:2"]
+        assert image_of(store, IDS[2]).parent == image_of(store, IDS[1])
+        assert image_of(store, IDS[3]).parent == image_of(store, IDS[0])
+        app = store.image("localhost:5000/me/app:2")
+        assert app.open("etc/motd").read() == b"hello\n"
+        assert not app.exists("etc/gone")
+        assert app.config.config["Cmd"] == ["/bin/sh"]
+        assert str(app.platform) == "linux/amd64"
+        assert [step.comment for step in app.history()] == ["c <d> é"] * 3
+
+    def test_ids_records_and_checksums_stay_with_them(self, store, docker):
+        import_graph(store, docker)
+        for n in range(3):
+            image = image_of(store, IDS[n])
+            kept = v1image.kept_images(image.manifest)
+            assert (kept[-1].id, kept[-1].raw) == (IDS[n], RECORDS[n])
+            assert image.checksum() == simple(n)
+            assert image.checksums().v1_id == IDS[n]
+        top = image_of(store, IDS[1]).manifest.layers[-1]
+        assert top.annotations[v1image.V1_CHECKSUM] == simple(1)
+        assert v1image.V1_CHECKSUM not in image_of(store, IDS[2]).manifest.layers[-1].annotations
+
+    def test_the_graph_itself_may_be_named(self, store, docker):
+        import_graph(store, docker / "graph")
+        assert store.exists("base")
+
+    def test_some_images_with_their_ancestors(self, store, docker):
+        import_graph(store, docker, ["fork"])
+        assert {image.manifest.annotations[v1image.V1_ID] for image in store.images()} == {IDS[0], IDS[3]}
+
+    def test_again_is_nothing_new(self, store, docker):
+        first = import_graph(store, docker)
+        assert import_graph(store, docker) == first
+        assert len(store.images()) == 4
+
+    @pytest.mark.parametrize(
+        ("damage", "kind"),
+        [
+            (lambda home: (home / "graph" / IDS[1] / "json").write_bytes(b"{"), InvalidInput),
+            (lambda home: (home / "graph" / IDS[1] / "json").write_bytes(RECORDS[0]), Integrity),
+            (lambda home: (home / "graph" / IDS[1] / "json").unlink(), NotFound),
+            (lambda home: (home / "graph" / IDS[1] / "layer.tar.xz").write_bytes(b"rubbish" * 100), LamellaError),
+            (lambda home: (home / "graph" / IDS[1]).rename(home / "gone"), NotFound),
+            (lambda home: (home / "graph" / IDS[1] / "json").write_bytes(record(1, 2)), InvalidInput),
+        ],
+        ids=["record", "wrong id", "no record", "layer", "no parent", "cycle"],
+    )
+    def test_damage_is_an_error_that_names_the_image_and_leaves_nothing(self, store, docker, damage, kind):
+        damage(docker)
+        with pytest.raises(kind) as caught:
+            import_graph(store, docker)
+        assert any(identity[:12] in str(caught.value) for identity in IDS)
+        assert store.images() == []
+        assert not list((store.root / "blobs").glob("*/*"))
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [("json", b"{"), ("json", record(1, 2)), ("json", RECORDS[0]), ("layer.tar.xz", b"rubbish" * 100),
+         ("layer.tar.xz", ARCHIVES[0][:-9])],
+    )  # fmt: skip
+    def test_damaged_ones_can_be_left_out(self, store, docker, name, text):
+        (docker / "graph" / IDS[1] / name).write_bytes(text)
+        import_graph(store, docker, skip_damaged=True)
+        assert {image.manifest.annotations[v1image.V1_ID] for image in store.images()} == {IDS[0], IDS[3]}
+
+    def test_what_is_no_graph(self, store, disk):
+        for place in ("nothing", "empty"):
+            if place == "empty":
+                (disk / place).mkdir()
+            with pytest.raises(NotFound):
+                import_graph(store, disk / place)
+
+
+class TestRoundTrip:
+    def test_a_graph_comes_back_as_it_was(self, store, docker, disk):
+        import_graph(store, docker)
+        export_graph(store, ["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"], disk / "out")
+        graph = disk / "out/graph"
+        for n, identity in enumerate(IDS):
+            assert (graph / identity / "json").read_bytes() == RECORDS[n]
+            if n != 3:
+                assert (graph / identity / "layer.tar.xz").read_bytes() == ARCHIVES[n]
+            assert files(graph / identity / "layer") == files(docker / "graph" / identity / "layer")
+        assert json.loads((disk / "out/repositories").read_text()) == {"Repositories": NAMES}
+        assert json.loads((graph / "checksums").read_text()) == {IDS[0]: simple(0), IDS[1]: simple(1)}
+        modes = {name: (graph / IDS[0] / name).stat().st_mode & 0o777 for name in ("json", "layer.tar.xz")}
+        assert modes == {"json": 0o600, "layer.tar.xz": 0o600}
+        assert sorted(os.listdir(graph / ":tmp:")) == []
+
+    def test_the_store_that_it_comes_to_has_the_same_images(self, store, docker, disk):
+        import lamella
+
+        first = import_graph(store, docker)
+        export_graph(store, ["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"], disk / "out")
+        with lamella.Store.open(disk / "second") as second:
+            again = import_graph(second, disk / "out")
+            assert {(item.descriptor.digest, item.names) for item in first} == {
+                (item.descriptor.digest, item.names) for item in again}  # fmt: skip
+
+    @pytest.mark.parametrize("form", GraphForm)
+    def test_every_form_keeps_ids_and_records(self, store, docker, disk, form):
+        import_graph(store, docker)
+        export_graph(store, ["localhost:5000/me/app:1"], disk / "out", form=form)
+        graph = Graph.open(disk / "out", create=False)
+        assert graph.layout.form is form
+        assert [image.record.json for image in graph.tags.lookup("localhost:5000/me/app:1").history()] == [
+            RECORDS[n] for n in (2, 1, 0)]  # fmt: skip
+        assert graph.get(IDS[2]).tree().lookup(b"etc/motd", follow=False).entry.size == 6
+
+    def test_images_of_today_get_records_that_stand_on_the_old_ones(self, store, docker, disk):
+        import_graph(store, docker)
+        snapshot = store.prepare("base", "s")
+        with snapshot.mount() as root:
+            (root / "new").write_text("new\n")
+        child = snapshot.commit("me/child:1", recipe=Recipe(changes=('CMD ["new"]',), author="you"))
+        export_graph(store, ["me/child:1"], disk / "out")
+        graph = Graph.open(disk / "out", create=False)
+        found = graph.tags.lookup("me/child:1")
+        assert (found.parent, found.record.author) == (IDS[0], "you")
+        assert list(found.record.config.members()["Cmd"]) == ["new"]
+        assert found.id == child.checksums().v1_id
+        assert (found.layer() / "new").read_text() == "new\n"
+
+    def test_through_a_layout_nothing_is_lost(self, store, docker, disk):
+        (disk / "scratch").mkdir()
+        with closing(DockerGraphSource(Graph.open(docker, create=False), disk / "scratch")) as source:
+            assert isinstance(source, ImageSource)
+            copy_images(source, OciLayoutSink(disk / "layout"))
+        store.load(disk / "layout")
+        export_graph(store, ["localhost:5000/me/app:1"], disk / "out")
+        assert [(disk / "out/graph" / identity / "json").read_bytes() for identity in IDS[:3]] == list(RECORDS[:3])
+
+
+class TestExport:
+    @pytest.fixture
+    def demo(self, store):
+        recipe = Recipe(platform=Platform("linux", "amd64"), changes=("ENV A=b",))
+        store.import_rootfs(io.BytesIO(BASE), "demo:1", recipe=recipe)
+        return store
+
+    def test_what_docker_of_the_time_expects(self, demo, disk):
+        export_graph(demo, ["demo:1"], disk / "out")
+        (identity,) = [path.name for path in (disk / "out/graph").iterdir() if len(path.name) == 64]
+        raw = json.loads((disk / "out/graph" / identity / "json").read_text())
+        assert raw["id"] == identity
+        assert isinstance(raw["container_config"], dict)
+        assert raw["config"]["Env"] == ["A=b"]
+        assert (disk / "out/graph" / identity / "layer/etc/hosts").stat().st_uid == 3
+        assert json.loads((disk / "out/repositories").read_text()) == {"Repositories": {"demo": {"1": identity}}}
+
+    def test_added_to_what_is_there(self, demo, docker, disk):
+        export_graph(demo, ["demo:1"], docker)
+        graph = Graph.open(docker, create=False)
+        assert len(graph.ids()) == 5
+        assert set(graph.tags.repositories) == {*NAMES, "demo"}
+        export_graph(demo, ["demo:1"], docker)
+        assert len(graph.ids()) == 5
+
+    def test_a_name_of_another_image_stays_unless_forced(self, demo, docker):
+        demo.tag("demo:1", "base")
+        before = files(docker)
+        with pytest.raises(Conflict) as caught:
+            export_graph(demo, ["base"], docker)
+        assert "please use -f option" in str(caught.value)
+        assert files(docker) == before
+        export_graph(demo, ["base"], docker, force=True)
+        assert Graph.open(docker).tags.repositories["base"]["latest"] not in IDS
+
+    def test_another_record_under_the_same_id_is_not_touched(self, store, docker, disk):
+        import_graph(store, docker)
+        changed = RECORDS[0].replace(b'"me"', b'"eve"')
+        (docker / "graph" / IDS[0] / "json").write_bytes(changed)
+        with pytest.raises(AlreadyExists) as caught:
+            export_graph(store, ["base"], docker)
+        assert (caught.value.code, IDS[0] in str(caught.value)) == ("graph-image-differs", True)
+        assert (docker / "graph" / IDS[0] / "json").read_bytes() == changed
+
+    def test_a_failure_takes_back_what_was_added(self, store, docker, disk):
+        import_graph(store, docker)
+        out = disk / "out"
+        graph = Graph.open(out / "graph")
+        # Something is in the way of the third image.
+        (graph.root / IDS[2]).mkdir()
+        (graph.root / IDS[2] / "precious").write_text("data")
+        with pytest.raises(Conflict):
+            export_graph(store, ["localhost:5000/me/app:1"], out)
+        assert [image.id for image in graph.all()] == []
+        assert (graph.root / IDS[2] / "precious").read_text() == "data"
+        assert graph.tags.repositories == {}
+        assert os.listdir(graph.layout.temporary) == []
+
+    def test_a_layer_that_is_not_the_configs_is_refused(self, disk, docker):
+        (disk / "scratch").mkdir()
+        source = DockerGraphSource(Graph.open(docker, create=False), disk / "scratch", names=["base"])
+
+        class Lying:
+            def offers(self):
+                return source.offers()
+
+            def open_blob(self, descriptor):
+                return source.open_blob(descriptor)
+
+            def close(self):
+                source.close()
+
+        sink = DockerGraphSink(disk / "out")
+        assert isinstance(sink, ImageSink)
+        copy_images(Lying(), sink)
+        assert Graph.open(disk / "out").ids() == [IDS[0]]
