@@ -372,10 +372,10 @@ def test_gc_shows_the_same_dry_and_wet(base: Cli) -> None:
 
 def test_df_and_info_tell_what_there_is(base: Cli) -> None:
     base("create", "-q", "base:1", "--name", "dev")
-    assert base("df").lines[0].split() == ["TYPE", "COUNT", "SIZE", "RECLAIMABLE"]
+    assert base("df").lines[0].split() == ["TYPE", "COUNT", "SIZE", "RECLAIMABLE", "PRUNABLE"]
     document = base("df", "-v", "--json").json
     counts = {row["kind"]: row["count"] for row in document["usage"]}
-    assert (counts["layer"], counts["snapshot"]) == (1, 1)
+    assert (counts["tar"], counts["snapshot"]) == (1, 1)
     assert [image["name"] for image in document["images"]] == ["base:1"]
     assert "base:1" in base("df", "-v").text
     info = base("info", "--json").json

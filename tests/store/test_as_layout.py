@@ -141,7 +141,7 @@ def test_threads_share_one_store(store, disk):
 
 
 def test_usage_counts_what_is_there(store, named):
-    blobs = sum(path.stat().st_size for path in store.root.glob("blobs/*/*"))
+    blobs = sum(path.stat().st_blocks * 512 for path in store.root.glob("blobs/*/*"))
     (used,) = [usage for usage in store.usage() if usage.kind == "blob"]
     assert (used.count, used.size, used.reclaimable) == (3, blobs, 0)
     store.remove(["one"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import click
 
 from lamella.cli import arguments
@@ -10,11 +13,13 @@ from lamella.cli.session import Session, pass_session
 
 _WORDS = {
     "blob": "Blobs",
-    "layer": "Layers",
-    "tree": "Extracted trees",
+    "tar": "Unpacked layers",
+    "index": "Layer indexes",
     "rootfs": "Mountable images",
+    "tree": "Extracted trees",
     "snapshot": "Snapshots",
     "ingest": "Unfinished",
+    "catalog": "Catalog",
 }
 
 
@@ -25,33 +30,43 @@ _WORDS = {
 def command(here: Session, verbose: bool, as_json: bool) -> None:
     """Show what takes the disk.
 
-    RECLAIMABLE is what 'lamella gc' would remove. An image's UNIQUE bytes are those of layers that no other image has.
+    Sizes are bytes on disk; a file with several names, and blocks that files share, are counted once. RECLAIMABLE is
+    what 'lamella gc' would remove. PRUNABLE is needed, but can be made again: about what 'lamella prune --compressed'
+    (blobs) and 'lamella prune --trees' (the others) would drop. An image's UNIQUE bytes are those of files that no
+    other image has, SHARED ones those that others have too.
     """
     with here.store() as store:
         rows = store.usage()
         images = store.image_usage() if verbose else []
+        dropped = [record for record in store.catalog.dropped_blobs() if store.content.stored(record.blob) is None]
+    absent = {"count": len(dropped), "size": sum(record.size for record in dropped)}
     if as_json:
-        document = {
-            "usage": [
-                {"kind": row.kind, "count": row.count, "size": row.size, "reclaimable": row.reclaimable} for row in rows
-            ]
+        document: dict[str, Any] = {
+            "usage": [asdict(row) for row in rows],
+            "size": sum(row.size for row in rows),
+            "dropped": absent,
         }
         if verbose:
-            document["images"] = [
-                {"name": row.name, "id": f"sha256:{row.id}", "size": row.size, "unique": row.unique} for row in images
-            ]
+            document["images"] = [{**asdict(row), "id": f"sha256:{row.id}"} for row in images]
         write_json(document)
         return
     write_table(
-        ("TYPE", "COUNT", "SIZE", "RECLAIMABLE"),
+        ("TYPE", "COUNT", "SIZE", "RECLAIMABLE", "PRUNABLE"),
         [
-            (_WORDS.get(row.kind, row.kind), str(row.count), human_size(row.size), human_size(row.reclaimable))
+            (
+                _WORDS.get(row.kind, row.kind),
+                str(row.count),
+                *map(human_size, (row.size, row.reclaimable, row.prunable)),
+            )
             for row in rows
         ],
     )
+    write_text(f"Total: {human_size(sum(row.size for row in rows))}")
+    if dropped:
+        write_text(f"Dropped and made again when needed: {absent['count']} blobs of {human_size(absent['size'])}")
     if verbose:
         write_text("")
         write_table(
-            ("IMAGE", "IMAGE ID", "SIZE", "UNIQUE"),
-            [(clean(row.name), row.id[:12], human_size(row.size), human_size(row.unique)) for row in images],
+            ("IMAGE", "IMAGE ID", "SIZE", "UNIQUE", "SHARED"),
+            [(clean(row.name), row.id[:12], *map(human_size, (row.size, row.unique, row.shared))) for row in images],
         )

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from lamella._sys.files import fsync_dir, os_errors
-from lamella.content.ingest import LocalIngest, drop_ingest, scan_ingests
+from lamella.content.ingest import LocalIngest, drop_ingest, ingest_path, scan_ingests
 from lamella.content.protocol import Absent, BlobInfo, IngestInfo
 from lamella.content.verified import CHUNK, VerifiedReader, blob_over_limit, no_blob
 from lamella.errors import Conflict, Integrity, InvalidInput, NotFound
@@ -117,6 +117,10 @@ class LocalContent:
     def ingests(self) -> Iterator[IngestInfo]:
         """The ingests that are unfinished, in no particular order."""
         return scan_ingests(self._ingest)
+
+    def ingest_file(self, ref: str) -> Path:
+        """Where the bytes of an unfinished ingest are."""
+        return ingest_path(self._ingest, ref)
 
     def drop_ingest(self, ref: str) -> bool:
         """Remove what is there of an ingest, unless it is busy. Returns whether something was removed."""

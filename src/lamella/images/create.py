@@ -139,14 +139,14 @@ class Creator:
             blob = found.diff_id if plain else ingest.digest()
             layer = NewLayer(blob, found.blob_size, found.diff_id, found.tar_size, found.compression)
             wanted = recipe.compression
-            made_here = ""
+            made_here: BlobRecipe | None = None
             recompress = wanted is not None and wanted is not layer.compression
             if recompress or layer.compression not in _KEPT_COMPRESSIONS:
                 ingest.restart()
                 target = wanted if wanted in _KEPT_COMPRESSIONS else Compression.GZIP
                 assert target is not None
                 layer = _recompress(staging / TAR_NAME, ingest.write, layer, target, recipe.level)
-                made_here = str(BlobRecipe.now(target, recipe.level))
+                made_here = BlobRecipe.now(target, recipe.level)
             self._lease.hold(layer.blob, layer.diff_id)
             if layer.compression is Compression.NONE:
                 ingest.abort()
@@ -157,13 +157,13 @@ class Creator:
         self._remember(layer, made_here)
         return layer
 
-    def _remember(self, layer: NewLayer, made_here: str) -> None:
+    def _remember(self, layer: NewLayer, made_here: BlobRecipe | None) -> None:
         """What a blob unpacks to, and if it was compressed here, how: from that it can be made again."""
         catalog = self._graph.catalog
         with catalog.transaction(durable=False):
             catalog.set_blob_diff(layer.blob, layer.diff_id)
-            if made_here:
-                catalog.set_blob_recipe(layer.blob, made_here)
+            if made_here is not None and made_here.compression is not Compression.NONE:
+                catalog.set_blob_recipe(layer.blob, str(made_here))
 
     # -- from changes
 
@@ -227,7 +227,7 @@ class Creator:
             else:
                 ingest.commit(expected=layer.blob, size=layer.blob_size)
         self._graph.layers.publish(staging, layer.diff_id)
-        self._remember(layer, str(BlobRecipe.now(compression, recipe.level)))
+        self._remember(layer, BlobRecipe.now(compression, recipe.level))
         self._progress.done(key)
         return layer
 

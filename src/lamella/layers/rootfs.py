@@ -158,6 +158,10 @@ class RootfsStore:
                 if len(name) == 64:
                     yield Digest("sha256", name)
 
+    def files(self, chain_id: Digest) -> list[Path]:
+        """The files that an image's metadata consists of, there or not."""
+        return [self.path(chain_id) / name for name in (_METADATA, _SIDE, _RECORD)]
+
     def size(self, chain_id: Digest) -> int:
         """Bytes that an image's metadata takes on disk; what is mounted there is not counted."""
         total = 0

@@ -445,11 +445,11 @@ class Store(Exchange):
 
     def usage(self) -> list[Usage]:
         """What takes the disk, by kind."""
-        return usage(self.holdings)
+        return usage(self.holdings, self._mounted_images)
 
     def image_usage(self) -> list[ImageUsage]:
         """What each image takes."""
-        return image_usage(self.graph)
+        return image_usage(self.graph, self.holdings)
 
     def drivers(self) -> list[tuple[str, bool, str]]:
         """Every mount driver: its name, whether it works here, and why not."""

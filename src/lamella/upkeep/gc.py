@@ -139,7 +139,7 @@ class _Sweep:
         for blob in list(self._holdings.content.walk()):
             if _is_garbage(blob.digest, reachable.blobs, self._only):
                 path = self._holdings.content.stored(blob.digest)
-                if path is not None and self._move("blob", str(blob.digest), path, blob.size):
+                if path is not None and self._move("blob", str(blob.digest), path, path.stat().st_blocks * 512):
                     self._holdings.catalog.remove_blob_diff(blob.digest)
                     self._holdings.catalog.forget_blob(blob.digest)
 
