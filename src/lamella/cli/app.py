@@ -28,7 +28,7 @@ class Verb:
     summary: str
 
 
-IMAGES, SNAPSHOTS, FILES, STORE = "Images", "Snapshots", "Files", "Store"
+IMAGES, SNAPSHOTS, FILES, REGISTRIES, STORE = "Images", "Snapshots", "Files", "Registries", "Store"
 
 VERBS: dict[str, Verb] = {
     "import": Verb("import_", IMAGES, "Make an image of the tar of a root file system."),
@@ -40,6 +40,9 @@ VERBS: dict[str, Verb] = {
     "inspect": Verb("inspect", IMAGES, "Show everything about images and snapshots, as JSON."),
     "checksum": Verb("checksum", IMAGES, "Show the digests of images beside their checksums of 2013."),
     "exists": Verb("exists", IMAGES, "Tell by the exit code whether something exists."),
+    "pull": Verb("pull", IMAGES, "Pull images from registries."),
+    "push": Verb("push", IMAGES, "Push an image to a registry."),
+    "copy": Verb("copy", IMAGES, "Copy images between registries, files and the store."),
     "tag": Verb("tag", IMAGES, "Give an image one more name."),
     "rmi": Verb("rmi", IMAGES, "Remove images."),
     "layer": Verb("layer", IMAGES, "List an image's layers, write one as a tar, tell which layers touched a path."),
@@ -55,6 +58,12 @@ VERBS: dict[str, Verb] = {
     "ls": Verb("ls", FILES, "List files of an image or a snapshot."),
     "cat": Verb("cat", FILES, "Print files of an image or a snapshot."),
     "cp": Verb("cp", FILES, "Copy files out of an image or a snapshot, or into a snapshot."),
+    "login": Verb("login", REGISTRIES, "Log in to a registry."),
+    "logout": Verb("logout", REGISTRIES, "Forget the credentials for a registry."),
+    "tags": Verb("tags", REGISTRIES, "List the tags of a repository at its registry."),
+    "referrers": Verb(
+        "referrers", REGISTRIES, "List what refers to an image: signatures, attestations, other artifacts."
+    ),
     "gc": Verb("gc", STORE, "Remove what no name, snapshot or running process needs."),
     "prune": Verb("prune", STORE, "Give back space for what can be had again when it is needed."),
     "df": Verb("df", STORE, "Show what takes the disk."),
@@ -93,7 +102,7 @@ class VerbGroup(click.Group):
         return name, command, args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section in (IMAGES, SNAPSHOTS, FILES, STORE):
+        for section in (IMAGES, SNAPSHOTS, FILES, REGISTRIES, STORE):
             with formatter.section(section):
                 formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items() if verb.section == section])
 
