@@ -35,6 +35,8 @@ VERBS: dict[str, Verb] = {
     "load": Verb("load", IMAGES, "Load images from an OCI layout or a docker archive."),
     "save": Verb("save", IMAGES, "Save images to an OCI layout or a docker archive."),
     "export": Verb("export", IMAGES, "Write the files of an image or a snapshot as a tar."),
+    "import-graph": Verb("import_graph", IMAGES, "Bring Docker's image directory of 2013 into the store."),
+    "export-graph": Verb("export_graph", IMAGES, "Write images into an image directory that Docker of 2013 reads."),
     "images": Verb("images", IMAGES, "List images."),
     "history": Verb("history", IMAGES, "Show how an image came to be."),
     "inspect": Verb("inspect", IMAGES, "Show everything about images and snapshots, as JSON."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,6 +47,11 @@ def command(
     path = _source(source, from_)
     with here.store() as store, here.reporting(quiet=quiet) as progress:
         loaded = store.load(path, name=name, platform=wanted, progress=progress)
+    show_loaded(loaded, as_json=as_json)
+
+
+def show_loaded(loaded: Sequence[Loaded], *, as_json: bool) -> None:
+    """Print what was loaded."""
     if as_json:
         write_json([_document(item) for item in loaded])
         return

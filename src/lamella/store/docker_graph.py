@@ -1,0 +1,105 @@
+"""A docker's image graph of 2013, into a store and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamella.catalog.holder import Lease
+from lamella.errors import LamellaError
+from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.formats.docker_graph_sink import DockerGraphSink
+from lamella.formats.docker_graph_source import DockerGraphSource
+from lamella.spec.digest import Digest
+from lamella.spec.platform import Platform
+from lamella.spec.progress import NO_PROGRESS, Progress
+from lamella.spec.reference import Reference
+from lamella.transfer.copy import copy_images
+from lamella.transfer.load import Loaded, load
+from lamella.transfer.store_source import StoreSource
+from lamella.upkeep.gc import collect
+
+if TYPE_CHECKING:
+    from lamella.store.store import Store
+
+
+def import_graph(
+    store: Store,
+    path: Path,
+    names: Sequence[str] = (),
+    *,
+    skip_damaged: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> list[Loaded]:
+    """Bring a graph (or the directory that has one by the name of ``graph``) into the store: every image, parent and
+    tag, or those of ``names`` with their ancestors. All of it appears at once, or nothing does.
+
+    Ids, records and checksums stay with the images, in annotations. ``skip_damaged`` leaves out what is damaged, and
+    what stands on it, with a note. Raises NotFound for what is no graph or an empty one, and what it finds damaged.
+    """
+    with store.lease(f"import-graph {path}") as lease:
+        graph = Graph.open(path, create=False, limits=store.limits, progress=progress)
+        scratch = lease.directory / "graph"
+        scratch.mkdir(mode=0o700)
+        source = DockerGraphSource(
+            graph, scratch, names=names, skip_damaged=skip_damaged, limits=store.limits, progress=progress
+        )
+        try:
+            loaded = load(
+                store.graph,
+                store.content,
+                lease,
+                source,
+                cleanup=lambda written: _clean_up(store, lease, written),
+                progress=progress,
+            )
+        except LamellaError as error:
+            if owner := source.owner(error.layer or ""):
+                error.about(subject=f"image {owner}")
+            raise
+    store.sync_layout()
+    return loaded
+
+
+def export_graph(
+    store: Store,
+    names: Sequence[str],
+    path: Path,
+    *,
+    form: GraphForm | None = None,
+    force: bool = False,
+    platform: Platform | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> None:
+    """Write images of the store into a graph that docker 0.4.0 to 1.0 reads, with their ancestors and their names.
+
+    ``form`` is how the graph lies on disk (by default as the one that is there, else as 0.4 has it), ``force`` moves
+    names that it has for other images. Of a multi-platform image the one for ``platform`` (this machine's) is written.
+    See DockerGraphSink for what it raises and promises.
+    """
+    with store.lease(f"export-graph {path}") as lease:
+        chosen = []
+        for text in names:
+            document = store.graph.find_document(text)
+            lease.hold(document.digest)
+            chosen.append((document, names_for(store, text, document.digest)))
+        with DockerGraphSink(path, form=form, force=force, limits=store.limits, progress=progress) as sink:
+            source = StoreSource(store.graph, chosen)
+            copy_images(source, sink, platform=platform or Platform.host(), limits=store.limits, progress=progress)
+
+
+def names_for(store: Store, text: str, digest: Digest) -> list[str]:
+    """The names to export an image under: the one it was asked for by, or all it has if it was asked for by id."""
+    every = store.graph.names_by_target().get(digest, [])
+    try:
+        familiar = Reference.parse(text).without_digest().familiar
+    except LamellaError:
+        return every
+    return [familiar] if familiar in every else every
+
+
+def _clean_up(store: Store, lease: Lease, written: set[Digest]) -> None:
+    if written:
+        lease.release_holds()
+        collect(store.holdings, only=written)
