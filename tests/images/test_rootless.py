@@ -15,7 +15,7 @@ from support import building, deeds, layouts, needs, peers
 from support.needs import needs_tool
 from support.trees import Leaf, assert_same, read_directory, read_view, without
 
-DRIVERS = ["userns", "fuse-overlayfs", "copy"]
+DRIVERS = ["userns", "fuse-overlayfs", "copy", "fuse"]
 
 
 @pytest.fixture

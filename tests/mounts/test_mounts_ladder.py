@@ -22,7 +22,7 @@ def _asked_anew():
 
 
 def test_the_order():
-    assert DRIVERS == ("overlay", "userns", "fuse-overlayfs", "aufs", "copy", "erofs", "fuse")
+    assert DRIVERS == ("overlay", "fuse", "userns", "fuse-overlayfs", "aufs", "copy", "erofs")
     assert [driver.name for driver in mounts.ladder()] == list(DRIVERS)
     forms = {driver.name: driver.form for driver in mounts.ladder()}
     assert forms == {
@@ -40,6 +40,7 @@ def test_the_order():
 def test_the_first_that_works_is_chosen(place):
     assert mounts.choose(place).name == "overlay"
     assert run_as_nobody(lambda: mounts.choose(place).name) in ("userns", "copy")
+    assert run_as_nobody(lambda: mounts.choose(place).name, prepare=fuse_for_all) in ("fuse", "userns", "copy")
 
 
 @needs_root
@@ -66,7 +67,7 @@ def test_a_forced_driver_is_taken_or_refused_with_the_reason(place):
     with pytest.raises(errors.InvalidInput) as unknown:
         mounts.choose(place, "devicemapper")
     assert unknown.value.code == "driver-unknown"
-    assert "overlay, userns, fuse-overlayfs, aufs, copy" in str(unknown.value)
+    assert "overlay, fuse, userns, fuse-overlayfs, aufs, copy" in str(unknown.value)
     with pytest.raises(errors.Unsupported) as refused:
         mounts.choose(place / "absent", "copy")
     assert refused.value.code == "driver-unusable"

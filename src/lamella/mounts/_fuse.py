@@ -32,9 +32,9 @@ def missing() -> str:
         return f"there is no {_DEVICE}: load the kernel's module fuse (modprobe fuse), or give the container the device"
     if not sys.executable:
         return "there is no Python interpreter to run"
-    if os.geteuid() == 0:
-        return "" if os.access(_DEVICE, os.R_OK | os.W_OK) else f"{_DEVICE} may not be opened"
-    if helper() is None:
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return f"this user may not open {_DEVICE}, which most systems let everybody (chmod 666 {_DEVICE})"
+    if os.geteuid() != 0 and helper() is None:
         return "the program fusermount3 is not installed: install the package fuse3"
     return ""
 

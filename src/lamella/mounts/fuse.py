@@ -56,6 +56,8 @@ class FuseDriver:
         missing = _fuse.missing()
         if missing:
             return Probe(ok=False, reason=missing)
+        if os.geteuid() == 0 and not (above := OverlayDriver().probe(at)).ok:
+            return above
         return trial.try_out(FuseDriver(above=self._above, volatile=True), at, try_image)
 
     def mount(self, mount: Mount, target: Path) -> Mounted:
@@ -97,6 +99,8 @@ class FuseDriver:
                 if image_mounts.attached(at) is not None and not _fuse.is_served(at):
                     image_mounts.drop_place(at)  # its server was killed; whoever stands on it cannot be helped
                 if image_mounts.attached(at) is None:
+                    if missing := _fuse.missing():
+                        raise Unsupported(missing, code="fuse-missing", subject=str(image.metadata))
                     _fuse.attach(at, image.metadata, image.devices)
             except OSError as error:
                 raise mount_error(error, image.metadata) from error

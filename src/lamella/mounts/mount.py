@@ -35,12 +35,12 @@ __all__ = [
 
 _IMPLEMENTATIONS = {
     "overlay": "lamella.mounts.overlay:OverlayDriver",
+    "fuse": "lamella.mounts.fuse:FuseDriver",
     "userns": "lamella.mounts.userns:UserNamespaceDriver",
     "fuse-overlayfs": "lamella.mounts.fuse_overlayfs:FuseOverlayfsDriver",
     "aufs": "lamella.mounts.aufs:AufsDriver",
     "copy": "lamella.mounts.copy:CopyDriver",
     "erofs": "lamella.mounts.erofs:ErofsDriver",
-    "fuse": "lamella.mounts.fuse:FuseDriver",
 }
 
 DRIVERS: tuple[str, ...] = tuple(_IMPLEMENTATIONS)
