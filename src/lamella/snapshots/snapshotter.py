@@ -167,6 +167,8 @@ class Snapshotter:
     def mount(self, key: str, stack: Stack, staging: Path, *, progress: Progress = NO_PROGRESS) -> Mount:
         """What to mount for a snapshot; layer directories that are missing are written first."""
         directory = self.path(key)
+        with os_errors(str(directory)):
+            _complete(directory)  # a kill while rolling back, or a power cut, can take some of it away
         if stack.driver.form is Form.PLAIN:
             upper = directory / "upper"
             return Mount(stack.driver.name, (), upper) if stack.writable else Mount(stack.driver.name, (upper,))
@@ -175,8 +177,6 @@ class Snapshotter:
             trees = self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
         elif stack.diff_ids:
             image = self._rootfs.ensure(stack.diff_ids, staging, progress=progress).image
-        with os_errors(str(directory)):
-            (directory / "work").mkdir(mode=0o700, exist_ok=True)  # a kill while rolling back can take it away
         lowers = (*reversed(self.bases(key)), *reversed(trees))
         if not lowers and image is None:
             lowers = (directory / "empty",)
@@ -255,11 +255,23 @@ def _new_directory(staging: Path) -> Path:
 
 
 def _seal(directory: Path) -> None:
-    """What every snapshot has beside its upper, and the sync that makes all of it durable before it is renamed."""
+    """What every snapshot has beside its upper, and the sync that makes it durable before it is renamed.
+
+    The empty directories are not synced one by one, which takes longer than all the rest: ``_complete`` makes them
+    anew. Nor is ``ready``, whose name is what counts.
+    """
+    _complete(directory)
+    _mark_ready(directory)
+    for name in ("upper", "origin", "base"):
+        if (directory / name).is_dir():
+            sync_tree(directory / name)
+    fsync_dir(directory)
+
+
+def _complete(directory: Path) -> None:
+    """Make the directories that hold nothing of the snapshot's, where they are missing."""
     for name in ("work", "merged", "empty"):
         (directory / name).mkdir(mode=0o700, exist_ok=True)
-    _mark_ready(directory)
-    sync_tree(directory)
 
 
 def _mark_ready(directory: Path) -> None:

@@ -117,7 +117,8 @@ class Snapshot:
         """
         snapshotter, catalog = self._store.snapshotter, self._store.catalog
         with snapshotter.lock(self.key):
-            live = self._live()
+            # A mount that nobody recorded is found by the driver, which looks for it anyway before it mounts.
+            live = self.mounted if self.record.writable else self._live()
             if live is not None:
                 raise FailedPrecondition(
                     f"the snapshot is mounted at {live.target}",
@@ -207,7 +208,7 @@ class Snapshot:
         Raises NotFound if it is gone already.
         """
         snapshotter = self._store.snapshotter
-        self.record  # noqa: B018 - raises NotFound
+        in_place = mounting.driver(self.record.driver).in_place
         has_directory = snapshotter.path(self.key).is_dir()
         locked = snapshotter.lock(self.key) if has_directory else nullcontext()
         with self._store.lease(f"remove {self.key}") as lease, locked:
@@ -218,6 +219,8 @@ class Snapshot:
                 self._refuse_mounted("removed", mounted)
             self._store.catalog.remove_snapshot(self.key)
             snapshotter.remove(self.key, lease.directory)
+        if in_place:
+            self._store.rootfs.clear()  # it may have been unmounted by other means than ours
 
     def _refuse_mounted(self, what: str, mounted: Mounted | None) -> None:
         if mounted is not None:
