@@ -10,6 +10,8 @@ from cli_support import Cli
 
 from lamella.layers.ingest import INDEX_NAME, TAR_NAME
 from support import building
+from support.needs import needs_tool
+from support.registries import docker_registry
 
 LAYER = building.tar(building.directory("d"), building.file("d/x", "text " * 20_000), building.file("y", "y"))
 
@@ -55,6 +57,23 @@ def test_a_dropped_blob_is_had_again_by_who_needs_it(ours: Cli, disk: Path) -> N
     assert items(ours, "--restore") == ["blob"]
     assert blobs(ours) == before
     assert ours("df", "--json").json["dropped"] == {"count": 0, "size": 0}
+
+
+@needs_tool("docker-registry")
+def test_a_blob_of_a_registry_is_fetched_again(cli: Cli, disk: Path) -> None:
+    with docker_registry(disk / "registry") as registry:
+        cli("load", "-q", building.layout(disk / "layout", [LAYER], tag="foreign"))
+        cli("push", "-q", "foreign", f"{registry.host}/team/foreign")
+        before = blobs(cli)
+        assert items(cli, "--compressed") == ["blob"]
+        assert len(before - blobs(cli)) == 1
+        cli("save", "-q", "-o", disk / "after.tar", "foreign")
+        assert items(cli, "--restore") == ["blob"]
+        assert blobs(cli) == before
+        assert items(cli, "--compressed") == ["blob"]
+    assert "Traceback" not in cli("save", "-o", disk / "never.tar", "foreign", code=18).err
+    assert not (disk / "never.tar").exists()
+    cli("cat", "foreign", "y")
 
 
 def test_trees_go_and_come(foreign: Cli) -> None:

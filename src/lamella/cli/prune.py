@@ -23,9 +23,10 @@ def command(
     """Give back space for what can be had again when it is needed.
 
     --compressed drops the compressed blobs of layers: those that the unpacked layer gives byte for byte when it is
-    compressed again, which is tried before they go. --trees drops directories that layers were extracted to, the
-    metadata that images are mounted by, and unpacked layers whose compressed blob is there; what is mounted keeps
-    them. No image is lost or changed: what was dropped is made again by whatever needs it, which takes time.
+    compressed again, which is tried before they go, and those that a registry which they were pulled from or pushed to
+    still has, which is asked. --trees drops directories that layers were extracted to, the metadata that images are
+    mounted by, and unpacked layers whose compressed blob is there; what is mounted keeps them. No image is lost or
+    changed: what was dropped is had again by whatever needs it, which takes time.
 
     Images that lack a blob are not listed in index.json, which other tools read; --restore brings them back.
     """

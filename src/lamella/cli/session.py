@@ -16,6 +16,9 @@ from lamella.cli.reporter import Mode, Reporter
 
 if TYPE_CHECKING:
     from lamella.images.create import Recipe
+    from lamella.registry.refetch import RegistryRefetch
+    from lamella.spec.digest import Digest
+    from lamella.spec.endpoint import Reader
     from lamella.store.store import Store
 
 
@@ -34,7 +37,7 @@ class Session:
         """The store, open while the block runs."""
         from lamella.store.store import Store
 
-        with Store.open(self.root, driver=self.driver) as store:
+        with Store.open(self.root, driver=self.driver, refetch=_Refetching()) as store:
             yield store
 
     @contextmanager
@@ -50,6 +53,29 @@ class Session:
         finally:
             self.interrupts.listeners.remove(shown.cancel)
             shown.close()
+
+
+class _Refetching:
+    """Implements ``upkeep.restore.Refetch``: reaches registries as the user does, once one is needed."""
+
+    def __init__(self) -> None:
+        self._refetch: RegistryRefetch | None = None
+
+    def has(self, repository: str, digest: Digest, size: int) -> bool:
+        """Whether the repository has the blob now."""
+        return self._made().has(repository, digest, size)
+
+    def open(self, repository: str, digest: Digest, size: int) -> Reader:
+        """The bytes of a blob, not verified."""
+        return self._made().open(repository, digest, size)
+
+    def _made(self) -> RegistryRefetch:
+        from lamella.cli import remote
+        from lamella.registry.refetch import RegistryRefetch
+
+        if self._refetch is None:
+            self._refetch = RegistryRefetch(remote.access(remote.Reach()))
+        return self._refetch
 
 
 def recipe(
