@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response
@@ -115,7 +116,8 @@ async def _append(request: Request, service: Service, upload: Upload, *, reposit
                 await _write(upload, buffer)
     finally:
         if buffer:
-            await _write(upload, buffer)
+            with anyio.CancelScope(shield=True):  # also when another request takes over: it goes on behind these bytes
+                await _write(upload, buffer)
     if chunk is not None and left:
         raise Refusal(400, "SIZE_INVALID", "fewer bytes came than were announced")
 
