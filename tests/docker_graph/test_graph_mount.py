@@ -1,0 +1,249 @@
+"""Mounting images of a graph as docker did: by AUFS, to the letter, or by what else there is, with the same result."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from graph_support import chain, image, layer
+
+from _machine import place_for_all, run_as_nobody
+from lamella import TreeView, errors
+from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.formats.docker_graph.union import Branch, mounted, unmount
+from lamella.mounts.model import Form
+from support import needs
+from support.building import directory, file, gone, hard_link, opaque, symlink
+from support.needs import needs_root, needs_tool
+from support.trees import assert_same, read_directory, read_view
+
+
+@pytest.fixture
+def place():
+    """A directory that every user can reach and write."""
+    with place_for_all() as directory:
+        yield directory
+
+
+STACKING = ["overlay", "fuse-overlayfs", "userns", "copy", "aufs"]
+
+
+@pytest.fixture(params=STACKING)
+def stacking(request, disk):
+    """A driver that stacks directories and works here."""
+    if request.param == "userns" and os.geteuid() == 0:
+        pytest.skip("the driver userns is for users without root")
+    needs.driver(request.param, disk)
+    return request.param
+
+
+@pytest.fixture(params=[GraphForm.V0_4, GraphForm.VFS], ids=lambda form: form.name)
+def stack(request, disk):
+    """An image whose layers delete, replace and add."""
+    graph = Graph.open(disk / "graph", form=request.param)
+    base = graph.register(
+        image(),
+        layer(
+            directory(".", 0o755), directory("d", 0o750), file("d/a", "a"), file("d/b", "b"), file("gone", "x"),
+            directory("opq"), file("opq/old", "1"), symlink("l", "d"), file("h1", "h"), hard_link("h2", "h1"),
+        ),
+    )  # fmt: skip
+    middle = graph.register(
+        image(parent=base.id), layer(gone("gone"), directory("opq"), opaque("opq"), file("opq/new", "2"))
+    )
+    return graph.register(image(parent=middle.id), layer(file("d/c", "c"), gone("d/b"), file("top")))
+
+
+@needs_root
+class TestMounting:
+    def test_everything(self, stack, stacking, disk):
+        """docker's TestMount, and what it did not look at."""
+        root, rw = disk / "rootfs", disk / "rw"
+        assert not mounted(root)
+        done = stack.mount(root, rw, driver=stacking)
+        try:
+            assert done.driver == stacking
+            assert mounted(root)
+            assert_same(read_directory(done.root, hidden=["trusted.", "user."]), read_view(TreeView(stack.tree())))
+            assert [str(change) for change in stack.changes(rw)] == []
+            (done.root / "d/a").unlink()
+            (done.root / "new").write_text("new")
+            (done.root / "d/c").write_text("changed")
+            (done.root / "opq/new").unlink()
+            (done.root / "opq").rmdir()
+            (done.root / "opq").mkdir()
+            expected = ["C /d", "D /d/a", "C /d/c", "A /new", "C /opq", "D /opq/new"]
+            assert [str(change) for change in stack.changes(rw)] == expected
+            with pytest.raises(errors.FailedPrecondition, match=f"{root} is already mounted"):
+                stack.mount(root, rw, driver=stacking)
+            with pytest.raises(errors.FailedPrecondition):
+                stack.mount(disk / "elsewhere", rw, driver=stacking)
+        finally:
+            unmount(root)
+        assert not mounted(root)
+        assert not root.exists()
+        assert not (disk / ".rootfs.mount").exists()
+        assert [str(change) for change in stack.changes(rw)] == expected
+        with pytest.raises(errors.FailedPrecondition, match=f"Umount: Failed to umount {root}"):
+            unmount(root)
+
+    def test_again_with_another_driver(self, stack, disk):
+        """What was written stays the same, whatever it is mounted with next."""
+        needs.driver("overlay", disk)
+        root, rw = disk / "rootfs", disk / "rw"
+        rw.mkdir()
+        (rw / ".wh.top").touch()
+        (rw / "d").mkdir()
+        (rw / "d/.wh.a").touch()
+        (rw / "d/x").write_text("x")
+        (rw / "d").chmod(0o750)
+        before = [str(change) for change in stack.changes(rw)]
+        assert before == ["C /d", "D /d/a", "A /d/x", "D /top"]
+        forms = []
+        for driver in ("overlay", "copy", "overlay", "copy"):
+            done = stack.mount(root, rw, driver=driver)
+            try:
+                assert sorted(os.listdir(done.root / "d")) == ["c", "x"]
+                assert not (done.root / "top").exists()
+            finally:
+                unmount(root)
+            assert [str(change) for change in stack.changes(rw)] == before
+            forms.append(Branch(rw).form)
+        assert forms == [Form.OVERLAY, Form.PLAIN] * 2
+
+    def test_the_layers_of_the_graph_are_not_written_to(self, stack, disk):
+        needs.driver("overlay", disk)
+        before = [read_directory(path) for path in stack.layers()]
+        done = stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        (done.root / "h1").write_text("changed")
+        (done.root / "d/a").unlink()
+        unmount(disk / "rootfs")
+        assert [read_directory(path) for path in stack.layers()] == before
+
+    def test_another_process_unmounts(self, stack, disk):
+        needs.driver("overlay", disk)
+        stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        script = (
+            "import sys; from pathlib import Path; from lamella.formats.docker_graph.union import unmount;"
+            "unmount(Path(sys.argv[1]))"
+        )
+        subprocess.run([sys.executable, "-c", script, disk / "rootfs"], check=True)
+        assert not mounted(disk / "rootfs")
+
+    def test_a_mount_of_somebody_else_can_be_unmounted(self, disk):
+        root = disk / "rootfs"
+        root.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
+        assert mounted(root)
+        unmount(root)
+        assert not root.exists()
+
+    def test_a_busy_mount_stays(self, stack, disk):
+        needs.driver("overlay", disk)
+        done = stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        with open(done.root / "d/a"), pytest.raises(errors.Conflict):
+            unmount(disk / "rootfs")
+        assert mounted(disk / "rootfs")
+        unmount(disk / "rootfs")
+
+    def test_drivers_that_mount_images_in_place_take_no_directories(self, stack, disk):
+        needs.driver("erofs", disk)
+        with pytest.raises(errors.Unsupported, match="mounts images"):
+            stack.mount(disk / "rootfs", disk / "rw", driver="erofs")
+
+    def test_nothing_to_mount(self, disk):
+        from lamella.formats.docker_graph.union import mount
+
+        with pytest.raises(errors.NotFound, match="No layer found"):
+            mount([], disk / "rootfs", disk / "rw")
+
+
+def _as_a_user(place):
+    graph = Graph.open(place / "graph")
+    base = graph.create(layer(directory("d"), file("d/a", "a", owner=(7, 8)), file("gone")))
+    child = graph.create(layer(gone("gone"), file("b", "b")), parent=base.id)
+    owner = TreeView(child.tree()).stat("d/a")
+    done = child.mount(place / "rootfs", place / "rw")
+    names = sorted(os.listdir(done.root))
+    (done.root / "d/a").unlink()
+    (done.root / "c").touch()
+    told = [str(change) for change in child.changes(place / "rw")]
+    unmount(place / "rootfs")
+    return names, told, (owner.uid, owner.gid), [str(change) for change in child.changes(place / "rw")]
+
+
+def test_without_root(place):
+    names, told, owner, after = run_as_nobody(_as_a_user, place)
+    assert names == ["b", "d"]
+    assert told == after == ["A /c", "C /d", "D /d/a"]
+    assert owner == (7, 8)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from lamella.formats.docker_graph import Graph
+place, id = Path(sys.argv[1]), sys.argv[2]
+(place / "rw").mkdir()
+print(Graph.open(place / "graph").get(id).mount(place / "rootfs", place / "rw", driver="aufs").driver)
+"""
+
+
+@needs_root
+@needs_tool("strace")
+class TestTheCallsOfAufs:
+    """strace lets the calls succeed; the driver's probe is told that AUFS works. The order is that of the layers."""
+
+    PRETEND = """
+from lamella.mounts import aufs, trial
+from lamella.mounts.model import Probe
+aufs.AufsDriver.probe = lambda self, at: Probe(ok=True)
+"""
+
+    @pytest.mark.parametrize("count", [1, 42, 80, 126])
+    def test_child_first(self, disk, count):
+        done, calls, layers = self.run(disk, count)
+        assert done.stdout == "aufs\n", done.stderr
+        place = os.fsencode(disk).decode()
+        fitting = self.fitting(disk, layers)
+        first = "".join(f"{path}=ro+wh:" for path in layers[:fitting])
+        assert calls == [
+            f'mount("none", "{place}/rootfs", "aufs", 0, "br:{place}/rw=rw:{first}") = 0',
+            *(
+                f'mount("none", "{place}/rootfs", TYPE, MS_REMOUNT, "append:{path}=ro+wh") = 0'
+                for path in layers[fitting:]
+            ),
+        ]
+
+    def test_127_layers_are_one_branch_too_many(self, disk):
+        done, calls, _ = self.run(disk, 127)
+        assert "128 branches, and AUFS takes 127" in done.stderr
+        assert calls == []
+
+    @staticmethod
+    def fitting(disk, layers):
+        """How many layers go into the first call: 42 as in 2013, fewer where the page of options is full before."""
+        size, count = len(f"br:{disk}/rw=rw:") + 1, 0
+        for path in layers[:42]:
+            size += len(f"{path}=ro+wh:")
+            if size > 4096:
+                break
+            count += 1
+        return count
+
+    def run(self, disk, count):
+        graph = Graph.open(disk / "graph")
+        top = chain(graph, count)[-1]
+        layers = [str(path) for path in top.layers()]
+        trace = disk / "trace"
+        command = ["strace", "-f", "-qq", "-s", "9999", "-e", "trace=mount", "-e", "signal=none", "-o", trace]
+        command += ["-e", "inject=mount:retval=0", sys.executable, "-c", self.PRETEND + SCRIPT, disk, top.id]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        calls = []
+        for line in trace.read_text().splitlines():
+            call = re.sub(r"\) += (-?\d+).*$", r") = \1", line.partition(" ")[2].strip())
+            calls.append(re.sub(r", 0x[0-9a-f]+, (MS_.*REMOUNT)", r", TYPE, \1", call))
+        return done, calls, layers
