@@ -180,6 +180,15 @@ def gc(store: Store, inputs: Path) -> None:
     store.gc()
 
 
+def prune(store: Store, inputs: Path) -> None:
+    store.prune(compressed=True, trees=True)
+
+
+def restore(store: Store, inputs: Path) -> None:
+    store.prune(compressed=True)
+    store.restore_blobs()
+
+
 def tag(store: Store, inputs: Path) -> None:
     store.tag("base:1", "moved:1")
 
@@ -221,6 +230,8 @@ OPERATIONS: dict[str, Callable[[Store, Path], None]] = {
     "load": load,
     "rmi": rmi,
     "gc": gc,
+    "prune": prune,
+    "restore": restore,
     "tag": tag,
 }
 ON_SNAPSHOTS: dict[str, Callable[[Store, str], None]] = {

@@ -18,7 +18,7 @@ from lamella.testing.consistency import leftovers, problems
 from support import needs
 
 PAGE = 4096
-OPERATIONS = ["import", "load", "tag", "rmi", "gc"]
+OPERATIONS = ["import", "load", "tag", "rmi", "gc", "prune", "restore"]
 OPERATIONS += [
     f"{name}-{driver}" for name in ("commit", "prepare", "fork", "rollback") for driver in operations.DRIVERS
 ]
