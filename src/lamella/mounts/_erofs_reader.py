@@ -22,7 +22,7 @@ DIRENTS_MAX = 64
 S_IFMT, S_IFDIR, S_IFREG, S_IFLNK = 0o170000, 0o040000, 0o100000, 0o120000
 
 _SUPER_AT, _MAGIC, _FEATURES = 1024, 0xE0F5E1E2, 0x4 | 0x8
-_SUPER = struct.Struct("<I8xBxHQ16xII16s16xI2xH")
+_SUPER = struct.Struct("<I8xBxHQ12xIII16s16xI2xH")
 _NID = 32
 _INODE = struct.Struct("<HHHHQIIIIqII16x")
 _PLAIN, _INLINE, _CHUNKED = 1, 1 | 2 << 1, 1 | 4 << 1
@@ -80,9 +80,11 @@ class ErofsReader:
         self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
         self._size = size
         fields = _SUPER.unpack_from(self._map, _SUPER_AT)
-        magic, block_bits, root, self.inodes, meta, xattrs, self.uuid, features, self.device_count = fields
+        magic, block_bits, root, self.inodes, self.blocks, meta, xattrs, self.uuid, features, self.device_count = fields
         if magic != _MAGIC or block_bits != 9 or features & ~_FEATURES:
             raise damaged("not an image of ours")
+        if self.blocks * BLOCK > size:
+            raise damaged("it is cut")
         self._meta, self._xattrs_at = meta * BLOCK, xattrs * BLOCK
         self.root = root
         self.inode = lru_cache(maxsize=4096)(self._inode)
@@ -93,11 +95,6 @@ class ErofsReader:
     def close(self) -> None:
         """Give back the memory."""
         self._map.close()
-
-    @property
-    def blocks(self) -> int:
-        """The length of the metadata, in blocks of 512 bytes."""
-        return self._size // BLOCK
 
     def _inode(self, nid: int) -> Inode:
         at = self._meta + nid * _NID

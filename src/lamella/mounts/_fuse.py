@@ -30,8 +30,8 @@ def missing() -> str:
     """What this machine lacks to mount over FUSE, and how to get it; empty when it is all there."""
     if not os.path.exists(_DEVICE):
         return f"there is no {_DEVICE}: load the kernel's module fuse (modprobe fuse), or give the container the device"
-    if not sys.executable:
-        return "there is no Python interpreter to run"
+    if not os.access(sys.executable, os.X_OK):
+        return f"there is no Python interpreter to run: {sys.executable or 'its place is not known'}"
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return f"this user may not open {_DEVICE}, which most systems let everybody (chmod 666 {_DEVICE})"
     if os.geteuid() != 0 and helper() is None:
