@@ -304,7 +304,9 @@ class Transport:
             named = host if port == 443 else f"{host}:{port}"
             verify = not {host, f"{host}:{port}"} & self._insecure
             options["ssl_context"] = tls_context(named, self._access.certificates, verify=verify)
-            options["assert_hostname"] = None if verify else False
+            if not verify:
+                options["assert_hostname"] = False
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it is what was asked for
         proxy = self._proxy(scheme, host)
         if proxy is not None:
             return urllib3.ProxyManager(proxy, **options).connection_from_host(host, port, scheme)
