@@ -70,7 +70,21 @@ def _command(name: str, root: click.Context) -> str:
     text = _paragraphs(command.help or "")
     if aliases:
         text += f"\nThe same as {aliases}.\n"
-    return f"### lamella {name}\n\n```\n{usage}\n```\n\n{text}\n{_options('', command, context)}"
+    whole = f"### lamella {name}\n\n```\n{usage}\n```\n\n{text}\n{_options('', command, context)}"
+    return "\n".join([whole, *_subcommands(name, command, context)])
+
+
+def _subcommands(name: str, command: click.Command, context: click.Context) -> Iterator[str]:
+    """The manual of the verbs of a verb."""
+    if not isinstance(command, click.Group):
+        return
+    for verb in command.list_commands(context):
+        below = command.get_command(context, verb)
+        assert below is not None, verb
+        inner = click.Context(below, info_name=verb, parent=context)
+        usage = " ".join([f"lamella {name} {verb}", *below.collect_usage_pieces(inner)])
+        text = _paragraphs(below.help or "")
+        yield f"#### lamella {name} {verb}\n\n```\n{usage}\n```\n\n{text}\n{_options('', below, inner)}"
 
 
 def _paragraphs(text: str) -> str:

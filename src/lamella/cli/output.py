@@ -36,8 +36,12 @@ def write_bytes(data: bytes) -> None:
 
 def write_json(document: Any) -> None:
     """One JSON document, indented. Characters that could steer a terminal are escaped."""
-    text = json.dumps(document, ensure_ascii=False, indent=2)
-    write_text(_UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    write_text(escape_steering(json.dumps(document, ensure_ascii=False, indent=2)))
+
+
+def escape_steering(text: str) -> str:
+    """JSON with escapes in place of the characters that could steer a terminal."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,0 +1,279 @@
+"""``lamella graph``, ``import-graph`` and ``export-graph`` as users run them, on a docker's directory of 2013."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import click
+import pytest
+from graph_support import chain, image, layer
+
+from lamella.cli import graph as graph_verb
+from lamella.formats.docker_graph import Config, Graph, Moment
+from support.building import file, gone
+
+
+class Command:
+    """``lamella graph --root DIR``."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lamella", "graph", "--root", str(self.place), *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def __call__(self, *words: object) -> str:
+        done = self.run(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def fails(self, code: int, *words: object) -> str:
+        done = self.run(*words)
+        assert (done.returncode, done.stdout) == (code, ""), done
+        return done.stderr.strip()
+
+
+@pytest.fixture
+def family(disk):
+    """A base, two children of it, and a grandchild of the first; the base and the leaves are named."""
+    graph = Graph.open(disk / "docker" / "graph")
+    command = Config.of(Cmd=["/bin/sh", "-c", "echo hi"])
+    base = graph.register(
+        image(created=Moment.of_epoch(1_370_000_000), comment="base", container_config=command),
+        layer(file("a", "one"), file("b", "x" * 1500)),
+        keep_archive=True,
+    )
+    child = graph.register(
+        image(parent=base.id, created=Moment.of_epoch(1_370_000_100)), layer(gone("b"), file("c", "two"))
+    )
+    other = graph.register(image(parent=base.id, created=Moment.of_epoch(1_370_000_200)), layer(file("d", "3")))
+    leaf = graph.register(image(parent=child.id, created=Moment.of_epoch(1_370_000_300)), layer(file("e", "4")))
+    for name, tag, found in (("base", "latest", base), ("me/app", "1", leaf), ("host:5000/x", "t", other)):
+        graph.tags.set(name, tag, found.id)
+    return graph, base, child, other, leaf
+
+
+@pytest.fixture
+def docker(disk, family):
+    return Command(disk / "docker")
+
+
+def test_every_verb_has_help_that_begins_with_its_summary():
+    context = click.Context(graph_verb.command, info_name="graph")
+    for name, (_, summary) in graph_verb.SUBVERBS.items():
+        command = graph_verb.command.get_command(context, name)
+        assert (command.help or "").splitlines()[0] == summary
+        assert command.name == name
+        assert all(isinstance(found, click.Argument) or found.help for found in command.params)
+
+
+class TestListing:
+    def test_images(self, docker, family):
+        _, base, child, other, leaf = family
+        lines = docker("images").splitlines()
+        assert lines[0].split() == ["REPOSITORY", "TAG", "ID", "CREATED"]
+        assert [line.split()[:3] for line in lines[1:]] == [
+            ["me/app", "1", leaf.short_id],
+            ["host:5000/x", "t", other.short_id],
+            ["base", "latest", base.short_id],
+        ]
+        assert lines[1].startswith(f"me/app{' ' * 14}1{' ' * 19}{leaf.short_id}")
+        assert lines[1].endswith("years ago")
+        assert [line.split()[0] for line in docker("images", "-a").splitlines()[1:]].count("<none>") == 1
+        assert docker("images", "-aq", "--no-trunc").split() == [leaf.id, other.id, child.id, base.id]
+
+    @pytest.mark.parametrize(
+        ("pattern", "count"), [("base", 1), ("b*", 1), ("*/*", 2), ("me/*", 1), ("*5000*/*", 1), ("nope", 0), ("*", 1)]
+    )
+    def test_a_pattern_stands_for_repositories(self, docker, pattern, count):
+        assert len(docker("images", pattern).splitlines()) == 1 + count
+
+    def test_sizes_count_hard_links_once_and_all_below(self, docker):
+        line = next(line for line in docker("images", "-s").splitlines() if line.startswith("me/app"))
+        assert line.endswith("1B (virtual 1.51kB)")
+
+    def test_as_json(self, docker, family):
+        _, _, _, _, leaf = family
+        first = json.loads(docker("images", "--json"))[0]
+        assert (first["id"], first["repository"], first["tag"]) == (leaf.id, "me/app", "1")
+        assert first["created"] == "2013-05-31T11:38:20Z"
+
+    def test_a_dangling_name_is_told_and_passed_over(self, docker, family):
+        graph, *_ = family
+        (graph.layout.tags).write_text(json.dumps({"Repositories": {"gone": {"x": "0" * 64}}}))
+        done = docker.run("images")
+        assert done.returncode == 0
+        assert "couldn't load" in done.stderr
+        assert "gone" not in done.stdout
+
+    def test_tree(self, docker, family):
+        _, base, child, other, leaf = family
+        assert docker("tree").splitlines() == docker("images", "--tree").splitlines()
+        lines = docker("tree").splitlines()
+        assert lines == [
+            f"└─{base.short_id} Virtual Size: 1.5kB Tags: base:latest",
+            f"  ├─{child.short_id} Virtual Size: 1.51kB",
+            f"  │ └─{leaf.short_id} Virtual Size: 1.51kB Tags: me/app:1",
+            f"  └─{other.short_id} Virtual Size: 1.5kB Tags: host:5000/x:t",
+        ]
+        assert len(docker("tree", child.short_id).splitlines()) == 2
+
+    def test_viz(self, docker, family):
+        _, base, child, _, leaf = family
+        lines = docker("viz").splitlines()
+        style = 'shape=box,fillcolor="paleturquoise",style="filled,rounded"'
+        assert lines[0] == "digraph docker {"
+        assert lines[-2:] == [" base [style=invisible]", "}"]
+        assert f' base -> "{base.short_id}" [style=invis]' in lines
+        assert f' "{child.short_id}" -> "{leaf.short_id}"' in lines
+        assert f' "{leaf.short_id}" [label="{leaf.short_id}\\nme/app:1",{style}];' in lines
+
+    def test_history(self, docker, family):
+        _, base, child, _, leaf = family
+        lines = docker("history", "me/app:1").splitlines()
+        assert [line.split()[0] for line in lines] == ["ID", "me/app:1", child.short_id, "base:latest"]
+        assert docker("history", "-q", "--no-trunc", leaf.id[:6]).split() == [leaf.id, child.id, base.id]
+        steps = json.loads(docker("history", "--json", "me/app:1"))
+        assert [step["id"] for step in steps] == [leaf.id, child.id, base.id]
+        assert steps[-1]["created_by"] == "/bin/sh -c echo hi"
+        assert "/bin/sh -c echo hi" in lines[-1]
+
+    def test_inspect_prints_the_record(self, docker, family):
+        _, base, *_ = family
+        text = docker("inspect", "base")
+        assert json.loads(text) == [json.loads(base.record.json)]
+        assert text.startswith('[\n    {\n        "id": ')
+        assert list(json.loads(text)[0])[:2] == ["id", "comment"]
+
+    def test_checksums(self, docker, family):
+        graph, base, *_ = family
+        expected = hashlib.sha256(base.record.json + b"\n" + base.layer_archive().read_bytes()).hexdigest()
+        assert docker("checksum", "base") == f"sha256:{expected}\n"
+        assert graph.checksums() == {base.id: f"sha256:{expected}"}
+        assert docker("checksum", "--tarsum", "1", "base") == base.tarsum(version="1") + "\n"
+        (document,) = json.loads(docker("checksum", "--json", "base"))
+        assert (document["checksum"], document["tarsum"]) == (f"sha256:{expected}", base.tarsum())
+
+    def test_what_is_not_there(self, docker, disk):
+        assert docker.fails(10, "history", "nope") == "lamella: graph history: Image does not exist: nope"
+        assert Command(disk / "nothing").fails(10, "images").endswith("there is no image graph here")
+        assert not (disk / "nothing").exists()
+
+
+class TestNames:
+    def test_tag(self, docker, family):
+        graph, base, _, _, leaf = family
+        docker("tag", "base", "new")
+        docker("tag", "base", "new:2")
+        docker("tag", leaf.id[:10], "new", "3")
+        assert graph.tags.repositories["new"] == {"latest": base.id, "2": base.id, "3": leaf.id}
+        error = docker.fails(15, "tag", "base", "new:3")
+        assert f"Conflict: Tag 3 is already set to image {leaf.id}, if you want to replace it, please use -f" in error
+        docker("tag", "-f", "base", "new:3")
+        assert graph.tags.repositories["new"]["3"] == base.id
+        assert "Illegal" in docker.fails(12, "tag", "base", "a b")
+
+    def test_rmi_of_a_name_removes_what_nothing_needs_any_more(self, docker, family):
+        graph, base, child, other, leaf = family
+        assert docker("rmi", "me/app:1").splitlines() == [
+            "Untagged: me/app:1", f"Deleted: {leaf.id}", f"Deleted: {child.id}"]  # fmt: skip
+        assert set(graph.ids()) == {base.id, other.id}
+
+    def test_rmi_keeps_ancestors_when_asked(self, docker, family):
+        graph, *_, leaf = family
+        docker("rmi", "--no-prune", "me/app:1")
+        assert len(graph.ids()) == 3
+        assert leaf.id not in graph.ids()
+
+    def test_rmi_of_one_name_of_several_only_untags(self, docker, family):
+        graph, base, *_ = family
+        graph.tags.set("also", "1", base.id)
+        assert docker("rmi", "base") == "Untagged: base:latest\n"
+        assert base.id in graph.ids()
+
+    def test_rmi_by_id(self, docker, family):
+        graph, base, child, other, leaf = family
+        graph.tags.set("also", "1", other.id)
+        error = docker.fails(15, "rmi", other.id)
+        assert "tagged in multiple repositories, use -f to force" in error
+        lines = docker("rmi", "-f", other.short_id).splitlines()
+        assert lines == ["Untagged: also:1", "Untagged: host:5000/x:t", f"Deleted: {other.id}"]
+        assert docker.fails(15, "rmi", child.id).startswith(f"lamella: graph rmi: Conflict, {child.id} wasn't deleted")
+        assert docker("rmi", "base") == "Untagged: base:latest\n"
+        assert {base.id, child.id, leaf.id} == set(graph.ids())
+
+    def test_rmi_of_a_dangling_name(self, docker, family):
+        graph, *_ = family
+        graph.layout.tags.write_text(json.dumps({"Repositories": {"gone": {"x": "0" * 64}}}))
+        assert docker("rmi", "gone:x") == "Untagged: gone:x\n"
+
+    def test_rmi_of_nothing(self, docker):
+        assert docker.fails(10, "rmi", "nope") == "lamella: graph rmi: No such image: nope"
+
+
+class TestFiles:
+    def test_changes_of_an_image(self, docker, family):
+        _, _, child, _, _ = family
+        assert docker("changes", child.id).splitlines() == ["D /b", "A /c"]
+        assert json.loads(docker("changes", "--json", "base"))[0] == {"kind": "A", "path": "/a"}
+
+    def test_tar(self, docker, family, disk):
+        _, base, child, *_ = family
+        docker("tar", child.id, "-o", disk / "layer.tar")
+        with tarfile.open(disk / "layer.tar") as tar:
+            assert {".wh.b", "c"} <= {name.removeprefix("./") for name in tar.getnames()}
+        docker("tar", "base", "--stored", "-o", disk / "stored")
+        assert (disk / "stored").read_bytes() == base.layer_archive().read_bytes()
+        docker("tar", "base", "--compression", "gzip", "-o", disk / "packed")
+        assert (disk / "packed").read_bytes()[:2] == b"\x1f\x8b"
+
+    @pytest.mark.needs_root
+    def test_mount_changes_and_umount(self, docker, family, disk):
+        root = Path(docker("mount", "me/app:1", disk / "rootfs", disk / "rw").strip())
+        try:
+            assert (root / "a").read_text() == "one"
+            assert not (root / "b").exists()
+            (root / "a").unlink()
+            (root / "new").write_text("new")
+            assert "already mounted" in docker.fails(13, "mount", "me/app:1", disk / "rootfs", disk / "rw")
+        finally:
+            docker("umount", disk / "rootfs")
+        assert docker("changes", "me/app:1", disk / "rw").splitlines() == ["D /a", "A /new"]
+        assert not (disk / "rootfs").exists()
+        assert "not mounted" in docker.fails(13, "umount", disk / "rootfs")
+
+
+def test_import_and_export(docker, family, disk):
+    graph, *_, leaf = family
+
+    def run(*words: object) -> str:
+        command = [sys.executable, "-m", "lamella", "--root", str(disk / "store"), *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shown = run("import-graph", "-q", disk / "docker").splitlines()
+    assert {"Loaded image: base:latest", "Loaded image: me/app:1", "Loaded image: host:5000/x:t"} < set(shown)
+    (document,) = json.loads(run("inspect", "me/app:1"))
+    assert document["annotations"] == {"lamella.v1.id": leaf.id}
+    run("export-graph", "-q", "base", "me/app:1", "host:5000/x:t", disk / "out")
+    copied = Graph.open(disk / "out", create=False)
+    assert copied.ids() == graph.ids()
+    assert [found.record.json for found in copied.all()] == [found.record.json for found in graph.all()]
+    assert copied.tags.repositories == graph.tags.repositories
+    assert sorted(os.listdir(disk / "out")) == ["graph", "repositories"]
+
+
+def test_a_long_line_of_images(disk):
+    graph = Graph.open(disk / "docker" / "graph")
+    last = chain(graph, 45)[-1]
+    docker = Command(disk / "docker")
+    assert len(docker("history", "-q", last.id).split()) == 45
+    assert len(docker("tree").splitlines()) == 45
