@@ -7,13 +7,11 @@ from contextlib import asynccontextmanager
 
 import anyio
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from lamella.errors import LamellaError
 from lamella.server import discovery, pulling, pushing
-from lamella.server.failures import Refusal, on_failure
+from lamella.server.failures import HANDLED, on_failure
 from lamella.server.gate import Gate
 from lamella.server.limits import DEFAULT_LIMITS, ServerLimits
 from lamella.server.service import Service
@@ -72,7 +70,7 @@ def application(
         routes=_ROUTES,
         lifespan=lifespan,
         middleware=[Middleware(Gate, users=users, writable=writable, limits=limits)],
-        exception_handlers={HTTPException: on_failure, LamellaError: on_failure, Refusal: on_failure},
+        exception_handlers=dict.fromkeys(HANDLED, on_failure),
     )
     app.router.redirect_slashes = False
     return app

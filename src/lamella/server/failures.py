@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from lamella.errors import (
@@ -71,6 +71,10 @@ def reply(refusal: Refusal) -> Response:
 _PLAIN = {404: "NAME_UNKNOWN", 405: "UNSUPPORTED"}
 
 
+HANDLED = (HTTPException, LamellaError, ClientDisconnect, Refusal)
+"""What ``on_failure`` answers."""
+
+
 async def on_failure(_: Request, error: Exception) -> Response:
     """Starlette's handler for what handlers raise."""
     if isinstance(error, HTTPException):
@@ -78,5 +82,7 @@ async def on_failure(_: Request, error: Exception) -> Response:
         return reply(Refusal(error.status_code, code, error.detail, error.headers))
     if isinstance(error, LamellaError):
         return reply(refusal_of(error))
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=400)  # to nobody
     assert isinstance(error, Refusal)
     return reply(error)

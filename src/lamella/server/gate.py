@@ -13,7 +13,7 @@ from lamella.server.limits import ServerLimits
 from lamella.server.users import Users
 
 _LINGER = 2.0
-_LEFT = 1 << 20
+_LEFT = 16 << 20
 """Seconds and bytes that a refused request may still take to send its body."""
 _READING = frozenset({"GET", "HEAD"})
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="lamella", charset="UTF-8"'}
@@ -28,6 +28,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, *, users: Users | None, writable: bool, limits: ServerLimits) -> None:
         self._app, self._users, self._writable = app, users, writable
+        self._linger = min(_LINGER, limits.idle / 4)
         self._passwords = anyio.CapacityLimiter(limits.passwords_at_once)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +44,7 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 headers["Docker-Distribution-API-Version"] = "registry/2.0"
                 headers["X-Content-Type-Options"] = "nosniff"
-                if message["status"] >= 400 and not await body.is_read():
+                if message["status"] >= 400 and not await body.is_read(self._linger):
                     headers["Connection"] = "close"
             await send(message)
 
@@ -85,7 +86,7 @@ class _Body:
         self._more = message.get("more_body", False)
         return message
 
-    async def is_read(self) -> bool:
+    async def is_read(self, patience: float) -> bool:
         """Whether all of it was read, or little was left and is now: a client may read no answer before it has sent it.
 
         A client that asks before it sends is not told to go on.
@@ -93,7 +94,7 @@ class _Body:
         if self._asks_first and self._more:
             return False
         read = 0
-        with anyio.move_on_after(_LINGER):
+        with anyio.move_on_after(patience):
             while self._more and read < _LEFT:
                 read += len((await self.receive()).get("body", b""))
         return not self._more
