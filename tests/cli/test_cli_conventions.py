@@ -315,7 +315,7 @@ def complete(cli: Cli, line: str) -> list[str]:
 
 def test_completion_knows_verbs_options_names_and_keys(base: Cli) -> None:
     base("create", "-q", "base:1", "--name", "dev", "--driver", "copy")
-    assert complete(base, "lamella im") == ["import", "images"]
+    assert complete(base, "lamella im") == ["import", "import-graph", "images"]
     assert "--no-trunc" in complete(base, "lamella images --")
     assert complete(base, "lamella history ba") == ["base:1"]
     assert complete(base, "lamella commit ") == ["dev"]
