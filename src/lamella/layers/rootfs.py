@@ -15,11 +15,12 @@ checked against the record since this process began.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ import msgspec
 
 from lamella._sys.files import fsync_dir, os_errors, remove_tree
 from lamella._sys.locks import FileLock
+from lamella._sys.mountinfo import MountPoint
+from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.layers.entry import Entry
 from lamella.layers.erofs import VERSION, write_erofs
 from lamella.layers.store import LayerStore
@@ -39,6 +42,7 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 
 _METADATA, _SIDE, _RECORD, _MOUNT = "metadata", "side", "record", "mnt"
 _DIGEST_SIZE = 32
+_DAMAGE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO})
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True):
@@ -86,7 +90,7 @@ class RootfsStore:
         if known is None or known[0] != _identity(path):
             with os_errors(str(self._root)):
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with FileLock(path.with_name(f"{path.name}.lock")):
+            with os_errors(str(path)), FileLock(path.with_name(f"{path.name}.lock")):
                 record = check(path) or self._build(path, chain_id, tuple(diff_ids), staging, progress)
                 known = (_identity(path), record)
             with self._lock:
@@ -110,10 +114,8 @@ class RootfsStore:
             fresh.mkdir(mode=0o700)
             try:
                 record = self._write(fresh, tree, chain_id, diff_ids, progress)
-                if path.exists():
-                    image_mounts.drop(path / _MOUNT)
-                    os.rename(path, staging / f"damaged-{chain_id.hex}")
-                os.rename(fresh, path)
+                (fresh / _MOUNT).mkdir(mode=0o700)
+                _put_in_place(fresh, path)
                 fsync_dir(self._root)
             except BaseException:
                 remove_tree(fresh)
@@ -178,19 +180,31 @@ class RootfsStore:
         """Unmount what was left mounted though nothing stands on it, and remove locks of images that are not here."""
         if not self._root.is_dir():
             return
-        root = self._root.resolve()
-        image_mounts.release_all(
-            [point for point in image_mounts.mounted_images() if point.target.parent.parent == root]
-        )
+        image_mounts.release_all(self._mounted())
         for path in sorted(self._root.glob("*.lock")):
             lock = FileLock(path)
             if not path.with_suffix("").exists() and lock.acquire(blocking=False):
                 path.unlink(missing_ok=True)
                 lock.release()
 
+    def let_go(self) -> None:
+        """Unmount every image, as a tar was made anew: who stands on one goes on with it, the next to mount does not.
+
+        Otherwise what is mounted would be shared, and with it the tar that was not whole.
+        """
+        for place in {point.target.parent for point in self._mounted()}:
+            image_mounts.drop(place / _MOUNT)
+
+    def _mounted(self) -> list[MountPoint]:
+        root = self._root.resolve()
+        return [point for point in image_mounts.mounted_images() if point.target.parent.parent == root]
+
 
 def check(path: Path) -> _Record | None:
-    """The record of an image's directory if all that it says is true of what is there; None if anything is not."""
+    """The record of an image's directory if all that it says is true of what is there; None if anything is not.
+
+    What the disk cannot read (EIO) is damaged; raises OSError where it may not be read.
+    """
     try:
         data = (path / _RECORD).read_bytes()
         if hashlib.sha256(data[_DIGEST_SIZE:]).digest() != data[:_DIGEST_SIZE]:
@@ -201,9 +215,24 @@ def check(path: Path) -> _Record | None:
             and _hash(path / _METADATA) == record.metadata
             and (not record.side or _hash(path / _SIDE) == record.side)
         )
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.MsgspecError):
+    except msgspec.MsgspecError:
+        return None
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
         return None
     return record if sound else None
+
+
+def _put_in_place(fresh: Path, path: Path) -> None:
+    """Rename ``fresh`` to ``path``; what is there already, and damaged, is exchanged and removed."""
+    if not os.path.lexists(path):
+        os.rename(fresh, path)
+        return
+    # Others may be about to mount it: there is one at every moment.
+    with image_mounts.dropped(path / _MOUNT) if path.is_dir() else nullcontext():
+        renameat2(os.fsencode(fresh), os.fsencode(path), RENAME_EXCHANGE)
+    remove_tree(fresh)
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -72,10 +72,10 @@ def lowers(overlay: MountPoint) -> list[bytes]:
     return found
 
 
-def is_below_any(at: Path) -> bool:
-    """Whether an overlay stands on ``at``, in any namespace that can be seen."""
+def is_below_any(at: Path, *, everywhere: bool) -> bool:
+    """Whether an overlay of this namespace stands on ``at``; ``everywhere``: of any namespace that can be seen."""
     name = os.fsencode(at)
-    for pid in mountinfo.namespaces():
+    for pid in mountinfo.namespaces() if everywhere else (None,):
         with suppress(OSError):  # gone meanwhile
             lines = [line for line in mountinfo.raw_lines(pid) if b" - overlay " in line]
             if any(name in lowers(mountinfo.parse_line(line)) for line in lines):
@@ -112,7 +112,8 @@ def detach_unused(at: Path) -> bool:
     point = attached(at)
     if point is None:
         return True
-    if is_below_any(at):
+    # The kernel keeps what an overlay of another namespace stands on; a server of FUSE has to be kept for it.
+    if is_below_any(at, everywhere=point.fs_type == _fuse.FS_TYPE):
         return False
     server = _fuse.server_of(point) if point.fs_type == _fuse.FS_TYPE else 0
     started = processes.start_time(server) if server else 0
@@ -126,12 +127,25 @@ def detach_unused(at: Path) -> bool:
 
 def drop(at: Path) -> None:
     """Unmount the image of ``at``, whoever uses it: overlays go on with it, and the next mount makes it anew."""
-    for place in (at, fuse_place(at)):
-        drop_place(place)
+    with suppress(NotFound), dropped(at):
+        pass
+
+
+@contextmanager
+def dropped(at: Path) -> Iterator[None]:
+    """The image of ``at`` not mounted, and not to be mounted by anybody, while the block runs; else as ``drop``.
+
+    Whoever found it mounted before has his overlay on it by then, which otherwise would come to lie over the bare
+    place. NotFound when there is no such image.
+    """
+    with locked(at), locked(fuse_place(at)):
+        for place in (at, fuse_place(at)):
+            drop_place(place)
+        yield
 
 
 def drop_place(at: Path) -> None:
-    """As ``drop``, for one place."""
+    """As ``drop``, for one place, by whoever holds its lock."""
     with suppress(OSError):
         while attached(at.resolve()) is not None:
             _fuse.detach(at, lazy=True)

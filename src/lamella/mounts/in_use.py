@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,8 @@ from lamella.mounts import _fuse, image_mounts
 from lamella.mounts.model import Mounted
 
 _HOLDER = b"from lamella.mounts.holder import main"
+_PATIENCE = 0.5
+"""Seconds to wait for what is mounted in another namespace only."""
 
 
 def upper_in_use(upper: Path) -> Path | None:
@@ -122,7 +125,15 @@ def _search(upper: Path) -> _Found | None:
     with os_errors(str(upper)):
         resolved = upper.resolve(strict=True)
         info = resolved.stat()
-    return _Search(resolved, (info.st_dev, info.st_ino)).run()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        found = _Search(resolved, (info.st_dev, info.st_ino)).run()
+        if found is None or found.holder or found.namespace == processes.mount_namespace():
+            return found
+        # A namespace that was just made has copies of all mounts, until whoever made it has let go of them.
+        if time.monotonic() > deadline:
+            return found
+        time.sleep(0.01)
 
 
 class _Search:
@@ -144,7 +155,8 @@ class _Search:
                 if self._is_candidate(line):
                     point = mountinfo.parse_line(line)
                     if self._is_branch_of(point, pid):
-                        return _described(point, pid)
+                        with suppress(OSError):  # the process ended, and its namespace perhaps with it
+                            return _described(point, pid)
         return self._find_fuse_overlayfs() if self._fuse_seen else None
 
     def _is_candidate(self, line: bytes) -> bool:
