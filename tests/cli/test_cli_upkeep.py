@@ -148,3 +148,35 @@ def test_the_tar_of_an_uncompressed_layer_is_its_blob_again(cli: Cli) -> None:
     shutil.rmtree(cli.root / "layers" / digest)
     assert cli("cat", "plain", "y").out == b"y"
     assert (cli.root / "layers" / digest / TAR_NAME).samefile(cli.root / "blobs/sha256" / digest)
+
+
+def test_files_are_found_by_path_and_by_content(foreign: Cli, disk: Path) -> None:
+    other = building.tar(building.file("z/x", "text " * 20_000), building.file("\x1bsteering", "y"))
+    foreign("load", "-q", building.layout(disk / "two", [other], tag="two"))
+    assert [line.split() for line in foreign("find", "x").lines] == [
+        ["IMAGE", "PATH"],
+        ["foreign:latest", "/d/x"],
+        ["two:latest", "/z/x"],
+    ]
+    digest = building.digest_of(b"text " * 20_000)
+    found = foreign("find", digest, "--json", "-q").json
+    assert [(item["image"]["names"], item["path"]) for item in found] == [
+        (["foreign:latest"], "/d/x"),
+        (["two:latest"], "/z/x"),
+    ]
+    assert {item["digest"] for item in found} == {digest}
+    assert foreign("find", "d/x", "two", code=1).out == b""
+    assert "\x1b" not in foreign("find", "*steering").text
+    assert foreign("ls", "foreign", "/d/x", "--json").json[0]["digest"] == digest
+
+
+def test_df_tells_what_is_in_equal_files(foreign: Cli, disk: Path) -> None:
+    foreign(
+        "load", "-q", building.layout(disk / "two", [building.tar(building.file("copy", "text " * 20_000))], tag="t")
+    )
+    equal = foreign("df", "--duplicates", "--json", quiet=False).json["duplicates"]
+    assert (equal["files"], equal["equal_files"], equal["equal_size"]) == (3, 1, 100_000)
+    assert equal["largest"][0]["copies"] == 2
+    assert any(
+        "1 of 3 files are copies of others, 100kB of 200kB" in line for line in foreign("df", "--duplicates").lines
+    )

@@ -67,6 +67,7 @@ VERBS: dict[str, Verb] = {
         "referrers", REGISTRIES, "List what refers to an image: signatures, attestations, other artifacts."
     ),
     "graph": Verb("graph", STORE, "Work on Docker's image directory of 2013 in place."),
+    "find": Verb("find", FILES, "Find files over every image, by name, path or content."),
     "gc": Verb("gc", STORE, "Remove what no name, snapshot or running process needs."),
     "prune": Verb("prune", STORE, "Give back space for what can be had again when it is needed."),
     "df": Verb("df", STORE, "Show what takes the disk."),

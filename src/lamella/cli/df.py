@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamella.cli import arguments
-from lamella.cli.output import clean, human_size, write_json, write_table, write_text
+from lamella.cli.output import clean, human_size, path_fields, write_json, write_table, write_text
 from lamella.cli.session import Session, pass_session
+from lamella.errors import printable
+
+if TYPE_CHECKING:
+    from lamella.upkeep.duplicates import Duplicates
 
 _WORDS = {
     "blob": "Blobs",
@@ -25,9 +29,10 @@ _WORDS = {
 
 @click.command("df")
 @click.option("-v", "--verbose", is_flag=True, help="Show each image too.")
+@click.option("--duplicates", is_flag=True, help="Show how much is in equal files; hashes those that never were.")
 @arguments.json_option
 @pass_session
-def command(here: Session, verbose: bool, as_json: bool) -> None:
+def command(here: Session, verbose: bool, duplicates: bool, as_json: bool) -> None:
     """Show what takes the disk.
 
     Sizes are bytes on disk; a file with several names, and blocks that files share, are counted once. RECLAIMABLE is
@@ -35,7 +40,8 @@ def command(here: Session, verbose: bool, as_json: bool) -> None:
     (blobs) and 'lamella prune --trees' (the others) would drop. An image's UNIQUE bytes are those of files that no
     other image has, SHARED ones those that others have too.
     """
-    with here.store() as store:
+    with here.store() as store, here.reporting() as progress:
+        equal = store.duplicates(progress=progress) if duplicates else None
         rows = store.usage()
         images = store.image_usage() if verbose else []
         dropped = [record for record in store.catalog.dropped_blobs() if store.content.stored(record.blob) is None]
@@ -48,6 +54,8 @@ def command(here: Session, verbose: bool, as_json: bool) -> None:
         }
         if verbose:
             document["images"] = [{**asdict(row), "id": f"sha256:{row.id}"} for row in images]
+        if equal is not None:
+            document["duplicates"] = _document(equal)
         write_json(document)
         return
     write_table(
@@ -70,3 +78,38 @@ def command(here: Session, verbose: bool, as_json: bool) -> None:
             ("IMAGE", "IMAGE ID", "SIZE", "UNIQUE", "SHARED"),
             [(clean(row.name), row.id[:12], *map(human_size, (row.size, row.unique, row.shared))) for row in images],
         )
+    if equal is not None:
+        write_text("")
+        _print_equal(equal)
+
+
+def _document(equal: Duplicates) -> dict[str, Any]:
+    return {
+        "files": equal.files,
+        "size": equal.size,
+        "equal_files": equal.equal_files,
+        "equal_size": equal.equal_size,
+        "largest": [
+            {
+                "digest": str(item.digest),
+                "size": item.size,
+                "copies": item.copies,
+                **path_fields(item.path),
+                "diff_id": str(item.layer),
+            }
+            for item in equal.largest
+        ],
+    }
+
+
+def _print_equal(equal: Duplicates) -> None:
+    write_text(
+        f"Equal files: {equal.equal_files} of {equal.files} files are copies of others, "
+        f"{human_size(equal.equal_size)} of {human_size(equal.size)}"
+    )
+    if equal.largest:
+        rows = [
+            (str(item.copies), human_size(item.size), human_size(item.excess), "/" + printable(item.path))
+            for item in equal.largest
+        ]
+        write_table(("COPIES", "SIZE", "EXCESS", "ONE OF THEM"), rows)

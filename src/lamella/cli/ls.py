@@ -116,6 +116,8 @@ def _document(item: FileInfo) -> dict[str, Any]:
         document["target"] = item.link.decode("utf-8", "backslashreplace")
     if _is_device(item):
         document["device"] = [item.major, item.minor]
+    if item.digest is not None:
+        document["digest"] = str(item.digest)
     if item.xattrs:
         document["xattrs"] = {
             name.decode("utf-8", "backslashreplace"): base64.b64encode(value).decode()

@@ -13,6 +13,8 @@ from lamella._sys.beneath import RootDir
 from lamella._sys.files import map_os_error, os_errors
 from lamella.errors import Integrity, printable
 from lamella.layers.entry import Entry
+from lamella.layers.filedigests import FileDigests
+from lamella.spec.digest import Digest
 
 
 class ContentSource(Protocol):
@@ -22,6 +24,9 @@ class ContentSource(Protocol):
 
     def open(self, entry: Entry) -> io.RawIOBase:
         """The content of ``entry``: seekable, exactly ``entry.size`` bytes, the caller's to close."""
+
+    def digest(self, entry: Entry) -> Digest | None:
+        """The digest of the content of ``entry`` if it is known; nothing is read for this."""
 
 
 class StoredFile(io.RawIOBase):
@@ -104,9 +109,13 @@ class TarSource:
     ``locate`` gives the tar's path; it may rebuild the tar first, which is why it is asked at each open.
     """
 
-    def __init__(self, label: str, locate: Callable[[], Path]) -> None:
+    def __init__(self, label: str, locate: Callable[[], Path], digests: FileDigests | None = None) -> None:
         self.label = label
         self._locate = locate
+        self._digests = digests
+
+    def digest(self, entry: Entry) -> Digest | None:
+        return None if self._digests is None else self._digests.of(entry)
 
     def open(self, entry: Entry) -> io.RawIOBase:
         return StoredFile(self.open_tar(), entry)
@@ -129,6 +138,9 @@ class HostSource:
         self.label = str(root)
         self.touched = touched
         self._root = root
+
+    def digest(self, entry: Entry) -> Digest | None:
+        return None
 
     def open(self, entry: Entry) -> io.RawIOBase:
         try:

@@ -10,10 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lamella._sys.files import fsync_dir, os_errors
+from lamella._sys.files import fsync_dir, os_errors, write_atomic
 from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.errors import Integrity, NotFound
-from lamella.layers.index import LayerIndex
+from lamella.layers.filedigests import FileHasher, has_digest
+from lamella.layers.hashing import ThreadedHasher
+from lamella.layers.index import LayerIndex, with_digests
 from lamella.layers.ingest import INDEX_NAME, TAR_NAME
 from lamella.layers.sources import TarSource
 from lamella.layers.tree import MergedTree
@@ -21,6 +23,7 @@ from lamella.spec.digest import Digest
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 
 _KEPT_INDEXES = 16
+_CHUNK = 1 << 20
 
 
 class LayerStore:
@@ -80,6 +83,15 @@ class LayerStore:
                 self._recent.popitem(last=False)
             return found
 
+    def digested_index(self, diff_id: Digest) -> LayerIndex:
+        """As ``index``, but read anew if the one at hand has no digests of files and the one on disk does."""
+        index = self.index(diff_id)
+        path = self.path(diff_id) / INDEX_NAME
+        if index.digests is None and path.is_file() and LayerIndex.has_digests(path):
+            self.forget(diff_id)
+            index = self.index(diff_id)
+        return index
+
     def tar(self, diff_id: Digest, *, size: int | None = None) -> Path:
         """The uncompressed tar of a layer; one that is missing, or not of this size, is rebuilt first. NotFound."""
         path = self.path(diff_id) / TAR_NAME
@@ -89,8 +101,9 @@ class LayerStore:
 
     def source(self, diff_id: Digest) -> TarSource:
         """Where the content of the layer's files is read from; a tar that is not whole is rebuilt first."""
-        size = self.index(diff_id).tar_size
-        return TarSource(str(diff_id), lambda: self.tar(diff_id, size=size))
+        index = self.index(diff_id)
+        size = index.tar_size
+        return TarSource(str(diff_id), lambda: self.tar(diff_id, size=size), index.digests)
 
     def tree(self, diff_ids: Sequence[Digest], *, limits: Limits = DEFAULT_LIMITS) -> MergedTree:
         """The merged tree of a stack of layers, bottom first. The one that was asked for last is kept."""
@@ -112,6 +125,33 @@ class LayerStore:
             tree = tree.apply(self.index(diff_id), self.source(diff_id))
             trees.append(tree)
         return trees
+
+    def add_file_digests(self, diff_id: Digest) -> bool:
+        """Put the digests of files into the index of a layer that lacks them, atomically; whether it lacked them.
+
+        The whole tar is read, and checked against the diff_id. Raises Integrity for one that is damaged.
+        """
+        index = self.digested_index(diff_id)
+        if index.digests is not None:
+            return False
+        files, whole = FileHasher(), ThreadedHasher()
+        for entry in sorted(index.entries, key=lambda entry: entry.offset):
+            if has_digest(entry):
+                files.begin(entry.offset, entry.size)
+        path = self.path(diff_id) / INDEX_NAME
+        try:
+            with os_errors(f"layer {diff_id}"), open(self.source(diff_id).open_tar(), "rb", buffering=0) as tar:
+                while data := tar.read(_CHUNK):
+                    whole.update(data)
+                    files.put(data)
+                if whole.digest() != diff_id:
+                    raise Integrity("the stored tar is damaged", code="layer-damaged", layer=str(diff_id))
+                write_atomic(path, with_digests(path.read_bytes(), files.finish()))
+        finally:
+            whole.close()
+            files.stop()
+        self.forget(diff_id)
+        return True
 
     def forget(self, diff_id: Digest) -> None:
         """Drop what is remembered of a layer whose directory is gone."""

@@ -12,6 +12,7 @@ from lamella.errors import InvalidInput, NotFound
 from lamella.layers.entry import Entry, Kind
 from lamella.layers.paths import from_text, join
 from lamella.layers.tree import MergedTree, Node
+from lamella.spec.digest import Digest
 
 _TYPE_BITS = {
     Kind.REGULAR: stat.S_IFREG,
@@ -28,7 +29,8 @@ class FileInfo:
     """What a path of a tree is. ``path`` is relative to the root; ``mtime`` is ns; ``size`` bytes; ``links`` names.
 
     ``inode`` is equal for names that are hard links of each other, and means nothing else. ``layer`` is the position of
-    the layer that wrote the file, bottom first.
+    the layer that wrote the file, bottom first. ``digest`` is that of a regular file's content where the layer's index
+    has it.
     """
 
     path: bytes
@@ -45,6 +47,7 @@ class FileInfo:
     links: int
     inode: int
     layer: int
+    digest: Digest | None = None
 
     @property
     def st_mode(self) -> int:
@@ -70,7 +73,7 @@ class TreeView:
         stack = [(top, node)]
         while stack:
             at, node = stack.pop()
-            yield self._info(at, node)
+            yield self.info(at, node)
             if node.children:
                 below = node.children
                 stack.extend((join(at, name), below[name]) for name in sorted(below, reverse=True))
@@ -80,12 +83,12 @@ class TreeView:
         top, node = self.tree.resolve(from_text(path), follow=True)
         if node.children is None:
             raise InvalidInput("not a directory", code="not-a-directory", entry=top)
-        return [self._info(join(top, name), node.children[name]) for name in sorted(node.children)]
+        return [self.info(join(top, name), node.children[name]) for name in sorted(node.children)]
 
     def stat(self, path: str | bytes, *, follow: bool = True) -> FileInfo:
         """What is at ``path``. Raises NotFound."""
         found, node = self.tree.resolve(from_text(path), follow=follow)
-        return self._info(found, node)
+        return self.info(found, node)
 
     def exists(self, path: str | bytes, *, follow: bool = True) -> bool:
         """Whether something is at ``path``."""
@@ -112,11 +115,13 @@ class TreeView:
             raise InvalidInput("not a regular file", code="not-a-file", entry=found)
         return cast("BinaryIO", io.BufferedReader(self.tree.sources[node.layer].open(node.entry), 128 << 10))
 
-    def _info(self, path: bytes, node: Node) -> FileInfo:
+    def info(self, path: bytes, node: Node) -> FileInfo:
+        """What a node of the tree is, at ``path``."""
         e: Entry = node.entry
         return FileInfo(
             path, e.kind, e.mode, e.uid, e.gid, e.mtime, e.size, e.link, e.major, e.minor, e.xattrs,
             self._counts.get(id(node), 1), id(node), node.layer,
+            self.tree.sources[node.layer].digest(e) if e.kind == Kind.REGULAR else None,
         )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from lamella.formats.detect import create_sink, open_source
 from lamella.images.create import Creator, Recipe
 from lamella.images.graph import Graph
 from lamella.images.image import Image
+from lamella.images.search import Found, add_file_digests, find_content, find_path
 from lamella.layers.compare import Change, compare
 from lamella.layers.rootfs import RootfsStore
 from lamella.layers.scan import scan
@@ -46,6 +47,7 @@ from lamella.transfer.accept import Accepted, accept
 from lamella.transfer.copy import copy_images
 from lamella.transfer.load import Loaded, load
 from lamella.transfer.store_source import StoreSource
+from lamella.upkeep.duplicates import Duplicates, duplicates
 from lamella.upkeep.gc import Holdings, Report, collect
 from lamella.upkeep.prune import Pruner
 from lamella.upkeep.rebuild import rebuild_layer
@@ -413,6 +415,30 @@ class Store(Exchange):
     def gc(self, *, dry_run: bool = False) -> Report:
         """Remove what no name, snapshot or live lease reaches; with ``dry_run`` only report it."""
         return collect(self.holdings, dry_run=dry_run)
+
+    def add_file_digests(self, images: Sequence[Image] | None = None, *, progress: Progress = NO_PROGRESS) -> int:
+        """Hash the files of images (None: all), layer by layer, where that was not done; how many layers there were.
+
+        From then on equal files can be told across images, and files be found by their content.
+        """
+        return add_file_digests(self.graph, self.images() if images is None else images, progress=progress)
+
+    def find_content(
+        self, digest: Digest, *, images: Sequence[Image] | None = None, progress: Progress = NO_PROGRESS
+    ) -> Iterator[Found]:
+        """Every file of the images (None: all) whose content has a digest; what was never hashed is hashed first."""
+        chosen = self.images() if images is None else images
+        add_file_digests(self.graph, chosen, progress=progress)
+        return find_content(self.graph, chosen, digest)
+
+    def find_path(self, pattern: str | bytes, *, images: Sequence[Image] | None = None) -> Iterator[Found]:
+        """Everything in the images (None: all) whose name fits a shell pattern; with a slash in it, whose path does."""
+        return find_path(self.images() if images is None else images, os.fsencode(pattern))
+
+    def duplicates(self, *, progress: Progress = NO_PROGRESS) -> Duplicates:
+        """How many bytes are in files that are equal; what was never hashed is hashed first."""
+        add_file_digests(self.graph, self.images(), progress=progress)
+        return duplicates(self.graph)
 
     def prune(
         self,
