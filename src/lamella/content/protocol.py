@@ -69,6 +69,9 @@ class Ingest(Protocol):
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
         """Append ``data``, all of it; returns its length. Raises ResourceExhausted when the disk is full."""
 
+    def read_back(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` of the bytes that are there, from ``offset`` on. Another thread may write meanwhile."""
+
     def digest(self) -> Digest:
         """The digest of the bytes so far, those from an earlier run included."""
 
