@@ -47,6 +47,9 @@ def command(
     SOURCE and TARGET are docker://NAME, oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], or the
     name of an image in the store, which store: may stand before. A multi-platform image is copied whole; into a docker
     archive goes this machine's. The digests of what was copied are printed.
+
+    For docker before 1.10 there are docker-graph:DIR[:NAME], its image directory of 2013, and docker-v1://NAME, a
+    registry of version 1.
     """
     import tempfile
 

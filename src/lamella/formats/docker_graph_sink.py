@@ -8,50 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from lamella.archive.compression import Compression, DecompressReader
 from lamella.content.verified import VerifiedReader
-from lamella.errors import (
-    AlreadyExists,
-    Conflict,
-    FailedPrecondition,
-    Integrity,
-    LamellaError,
-    NotFound,
-    Unsupported,
-)
+from lamella.errors import AlreadyExists, Conflict, LamellaError, NotFound
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
 from lamella.formats.docker_graph.image import json_path
 from lamella.formats.docker_graph.tags import validate_repository, validate_tag
-from lamella.formats.docker_v1 import v1_records
-from lamella.formats.files import digest_of
 from lamella.formats.scratch import Scratch
 from lamella.formats.spool import Spool
+from lamella.formats.v1_chain import Link, chain_of, check_layer, open_layer
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
-from lamella.spec.documents import ImageConfig, Index, Manifest
 from lamella.spec.endpoint import Offer, Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
-from lamella.spec.v1image import V1_CHECKSUM, kept_chain
 
 _AUFS_BRANCHES = 42
 """What docker before 0.7.2 could stack."""
 
 
 @dataclass(slots=True)
-class _Planned:
-    """One image of the graph that is to be: its record, its layer, the checksum that was kept for it."""
-
-    image: GraphImage
-    blob: Digest
-    diff_id: Digest
-    checksum: str
-
-
-@dataclass(slots=True)
 class _Plan:
-    images: dict[str, _Planned] = field(default_factory=dict)
+    images: dict[str, Link] = field(default_factory=dict)
     tags: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
@@ -119,63 +97,34 @@ class DockerGraphSink:
     # -- planning
 
     def _plan(self, offer: Offer, plan: _Plan) -> None:
-        manifest = self._manifest(offer.descriptor)
-        raw = self._spool.read(manifest.config.digest, "image config", self._limits.document_bytes)
-        config = ImageConfig.parse(raw, limits=self._limits)
-        if len(config.diff_ids) != len(manifest.layers):
-            raise Integrity(
-                f"the manifest has {len(manifest.layers)} layers, the config {len(config.diff_ids)}",
-                code="layer-count-mismatch",
-                subject=f"image {config.id.short}",
+        chain = chain_of(self._spool, offer.descriptor, was_written=self._written.__contains__, limits=self._limits)
+        for link in chain:
+            self._add(plan, link)
+        top = chain[-1].image.id
+        if len(chain) > _AUFS_BRANCHES:
+            self._progress.note(
+                f"image {top[:12]} has {len(chain)} layers; docker before 0.7.2 mounts {_AUFS_BRANCHES}"
             )
-        records = v1_records(config, kept_chain(manifest, limits=self._limits))
-        if not records:
-            raise Unsupported("it has no layer", code="graph-no-layer", subject=f"image {config.id.short}")
-        for record, layer in zip(records, manifest.layers, strict=True):
-            image = GraphImage.from_json(record.json)
-            checksum = layer.annotations.get(V1_CHECKSUM, "") if layer.annotations else ""
-            self._add(plan, _Planned(image, layer.digest, record.diff_id, checksum))
-        if len(records) > _AUFS_BRANCHES:
-            self._progress.note(f"image {records[-1].id[:12]} has {len(records)} layers; docker before 0.7.2 mounts 42")
         for name in offer.names:
             reference = Reference.parse(name).without_digest()
             key = (validate_repository(reference.familiar_repository), validate_tag(reference.tag))
-            if plan.tags.setdefault(key, records[-1].id) != records[-1].id:
+            if plan.tags.setdefault(key, top) != top:
                 raise Conflict("two images are to have this name", code="graph-tag-exists", subject=reference.familiar)
 
-    def _add(self, plan: _Plan, planned: _Planned) -> None:
-        image = planned.image
-        before = plan.images.get(image.id)
-        record = before.image if before is not None else self._present(image.id)
-        if record is not None and record.record.json != image.record.json:
+    def _add(self, plan: _Plan, link: Link) -> None:
+        before = plan.images.get(link.image.id)
+        there = None if before is not None else self._present(link.image.id)
+        record = before.image.raw if before is not None else there.record.json if there is not None else None
+        if record not in (None, link.image.raw):
             raise AlreadyExists(
-                "there is another record under this id", code="graph-image-differs", subject=f"image {image.id}"
+                "there is another record under this id", code="graph-image-differs", subject=f"image {link.image.id}"
             )
-        plan.images.setdefault(image.id, planned)
+        plan.images.setdefault(link.image.id, link)
 
     def _present(self, identity: str) -> GraphImage | None:
         """The image of an id that the graph has."""
         has_record = json_path(self._graph.root / identity).exists() and identity in self._graph.ids()
         return self._graph.get(identity) if has_record else None
-
-    def _manifest(self, descriptor: Descriptor) -> Manifest:
-        """The manifest of an offer: of an index, the only image of it that was written."""
-        if descriptor.is_index:
-            raw = self._spool.read(descriptor.digest, "index", self._limits.document_bytes)
-            index = Index.parse(raw, descriptor.media_type, limits=self._limits)
-            written = [child for child in index.manifests if child.is_manifest and child.digest in self._written]
-            if len(written) != 1:
-                raise Unsupported(
-                    f"{descriptor.digest} is an image of {len(written)} platforms; a graph holds one",
-                    code="graph-index",
-                    hint="choose a platform",
-                )
-            descriptor = written[0]
-        raw = self._spool.read(descriptor.digest, "manifest", self._limits.document_bytes)
-        manifest = Manifest.parse(raw, descriptor.media_type, limits=self._limits)
-        if not manifest.is_image:
-            raise Unsupported(f"{descriptor.digest} is no runnable image", code="graph-artifact")
-        return manifest
 
     def _check_tags(self, plan: _Plan) -> None:
         there = self._graph.tags.repositories
@@ -195,10 +144,10 @@ class DockerGraphSink:
         added: list[str] = []
         before = self._graph.tags.repositories
         try:
-            for planned in plan.images.values():  # as the chains go: parents first
-                if self._register(planned):
-                    added.append(planned.image.id)
-            kept = {identity: planned.checksum for identity, planned in plan.images.items() if planned.checksum}
+            for link in plan.images.values():  # as the chains go: parents first
+                if self._register(link):
+                    added.append(link.image.id)
+            kept = {identity: link.checksum for identity, link in plan.images.items() if link.checksum}
             if kept:
                 self._graph.update_checksums(kept)
             for (repository, tag), identity in plan.tags.items():
@@ -207,18 +156,16 @@ class DockerGraphSink:
             self._take_back(plan, added, before)
             raise
 
-    def _register(self, planned: _Planned) -> bool:
+    def _register(self, link: Link) -> bool:
         """Add one image; False if it is there."""
-        image = planned.image
+        image = GraphImage.from_json(link.image.raw)
         if self._present(image.id) is not None:
             self._progress.note(f"Image {image.id} already exists")
             return False
         key = image.short_id
         self._progress.start(key, "registering")
-        if planned.blob not in self._written:
-            raise FailedPrecondition(f"blob {planned.blob} was not written", code="blob-not-written")
-        self._check_layer(planned)
-        with closing(self._spool.open(planned.blob)) as reader:
+        check_layer(self._spool, link, self._limits)
+        with closing(open_layer(self._spool, link, self._limits)) as reader:
             try:
                 self._graph.register(image, reader, keep_archive=True)
             except LamellaError:
@@ -226,19 +173,6 @@ class DockerGraphSink:
                 raise
         self._progress.done(key)
         return True
-
-    def _check_layer(self, planned: _Planned) -> None:
-        """A layer must unpack to what the configuration promises. Raises Integrity."""
-        with closing(DecompressReader(self._spool.open(planned.blob), limits=self._limits)) as reader:
-            plain = reader.compression is Compression.NONE and planned.diff_id.algorithm == planned.blob.algorithm
-            actual = planned.blob if plain else digest_of(reader, planned.diff_id.hasher())
-        if actual != planned.diff_id:
-            raise Integrity(
-                f"the layer unpacks to {actual}, the config promises {planned.diff_id}",
-                code="diff-id-mismatch",
-                subject=f"image {planned.image.id}",
-                layer=str(planned.blob),
-            )
 
     def _take_back(self, plan: _Plan, added: list[str], before: dict[str, dict[str, str]]) -> None:
         """Remove what was added. What cannot be removed stays whole, without the names."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamella.catalog.holder import Lease
 from lamella.errors import LamellaError
 from lamella.formats.docker_graph import Graph, GraphForm
 from lamella.formats.docker_graph_sink import DockerGraphSink
@@ -18,7 +17,6 @@ from lamella.spec.reference import Reference
 from lamella.transfer.copy import copy_images
 from lamella.transfer.load import Loaded, load
 from lamella.transfer.store_source import StoreSource
-from lamella.upkeep.gc import collect
 
 if TYPE_CHECKING:
     from lamella.store.store import Store
@@ -51,7 +49,7 @@ def import_graph(
                 store.content,
                 lease,
                 source,
-                cleanup=lambda written: _clean_up(store, lease, written),
+                cleanup=lambda written: store.clean_up(lease, written),
                 progress=progress,
             )
         except LamellaError as error:
@@ -97,9 +95,3 @@ def names_for(store: Store, text: str, digest: Digest) -> list[str]:
     except LamellaError:
         return every
     return [familiar] if familiar in every else every
-
-
-def _clean_up(store: Store, lease: Lease, written: set[Digest]) -> None:
-    if written:
-        lease.release_holds()
-        collect(store.holdings, only=written)

@@ -13,6 +13,7 @@ from lamella.content.local import LocalContent
 from lamella.errors import InvalidInput, NotFound, Unsupported, one_line
 from lamella.formats.detect import Kind as ArchiveKind
 from lamella.formats.detect import create_sink, open_source
+from lamella.formats.docker_graph_sink import DockerGraphSink
 from lamella.images.graph import Graph
 from lamella.registry.access import Access
 from lamella.registry.policy import Verify
@@ -24,17 +25,24 @@ from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
+from lamella.transfer.before_2016 import graph_source, v1_sink, v1_source
 from lamella.transfer.copy import copy_images
-from lamella.transfer.load import load
+from lamella.transfer.load import load, without_ancestors
 from lamella.transfer.remote import find_remote, record_sources
 from lamella.transfer.store_source import StoreSource
 
-Transport = Literal["docker", "oci", "oci-archive", "docker-archive", "store"]
+Transport = Literal["docker", "docker-v1", "oci", "oci-archive", "docker-archive", "docker-graph", "store"]
 _FILES: dict[Transport, ArchiveKind] = {
     "oci": "oci-dir",
     "oci-archive": "oci-archive",
     "docker-archive": "docker-archive",
 }
+_SERVERS: dict[str, Transport] = {"docker": "docker", "docker-v1": "docker-v1"}
+_PATHS: tuple[Transport, ...] = (*_FILES, "docker-graph")
+_SINGLE = frozenset({"docker-archive", "docker-graph", "docker-v1"})
+"""Where an image is for one platform."""
+_EARLY = frozenset({"docker-graph", "docker-v1"})
+"""Where an image comes with its ancestors."""
 _ELSEWHERE = frozenset({"containers-storage", "docker-daemon", "dir", "sif", "ostree", "tarball", "atomic"})
 
 
@@ -49,12 +57,13 @@ class Place:
     @classmethod
     def parse(cls, text: str) -> Place:
         """Read ``docker://NAME``, ``oci:DIR[:NAME]``, ``oci-archive:FILE[:NAME]``, ``docker-archive:FILE[:NAME]``, or
-        the name of an image in the store, which ``store:`` may stand before. Raises InvalidInput, Unsupported.
+        the name of an image in the store, which ``store:`` may stand before; and for docker before 1.10
+        ``docker-v1://NAME`` and ``docker-graph:DIR[:NAME]``. Raises InvalidInput, Unsupported.
         """
         transport, colon, rest = text.partition(":")
-        if transport == "docker" and rest.startswith("//"):
-            return cls("docker", rest.removeprefix("//"))
-        for known in _FILES:
+        if transport in _SERVERS and rest.startswith("//"):
+            return cls(_SERVERS[transport], rest.removeprefix("//"))
+        for known in _PATHS:
             if transport == known and colon:
                 path, _, name = rest.partition(":")
                 if not path:
@@ -98,11 +107,14 @@ def copy_between(source: Place, target: Place, journey: Journey, *, platform: Pl
     An index is copied whole, or with ``platform`` its one image that fits; into a docker archive, which has none, goes
     this machine's. Raises InvalidInput for several images where there can be one, and what the endpoints raise.
     """
-    if platform is None and target.transport == "docker-archive":
+    if platform is None and target.transport in _SINGLE:
         platform = Platform.host()
     origin = _open_source(source, journey)
     try:
-        offers = _named(_chosen(origin.offers(), source), target)
+        offers = _chosen(origin.offers(), source)
+        if source.transport in _EARLY and source.name and target.transport != "store":
+            offers = without_ancestors(offers)
+        offers = _named(offers, target)
         if target.transport == "store":
             arrived = _into_store(origin, offers, journey, platform)
         else:
@@ -135,10 +147,18 @@ def _open_source(place: Place, journey: Journey) -> ImageSource:
         with suppress(InvalidInput):
             names.append(Reference.parse(place.name).without_digest().familiar)
         return StoreSource(inside.graph, [(document, names)])
+    if place.transport == "docker-graph" and place.path is not None:
+        return graph_source(place.path, place.name, journey.scratch, journey.limits, journey.progress)
+    if place.transport == "docker-v1":
+        return v1_source(place.name, journey.source_access, journey.scratch, journey.limits, journey.progress)
     return open_source(place.path, spool=journey.scratch, limits=journey.limits, progress=journey.progress)
 
 
 def _open_sink(place: Place, origin: ImageSource, journey: Journey) -> ImageSink:
+    if place.transport == "docker-graph" and place.path is not None:
+        return DockerGraphSink(place.path, limits=journey.limits, progress=journey.progress)
+    if place.transport == "docker-v1":
+        return v1_sink(place.name, journey.target_access, journey.scratch, journey.limits, journey.progress)
     if place.transport != "docker":
         return create_sink(
             _FILES[place.transport],
@@ -180,6 +200,9 @@ def _inside(journey: Journey) -> Inside:
 
 def _chosen(offers: Sequence[Offer], place: Place) -> list[Offer]:
     """The image that a file is asked for by name, or all that it has."""
+    if place.transport == "docker-graph" and place.name:
+        *below, top = offers  # the source has nothing else
+        return [*(replace(offer, names=()) for offer in below), top]
     if place.path is None or not place.name:
         if not offers:
             raise NotFound("there is no image in it", code="archive-empty", subject=str(place.path or place.name))
@@ -203,17 +226,22 @@ def _is_called(name: str, wanted: str) -> bool:
 
 
 def _named(offers: list[Offer], target: Place) -> list[Offer]:
-    """The offers under the name that the target gives; under their own if it gives none."""
+    """The offers under the name that the target gives; under their own if it gives none.
+
+    A store takes nameless ancestors too; elsewhere nobody would find them beside the one that has the name.
+    """
     if not target.name:
         return offers
-    if len(offers) > 1:
+    meant = without_ancestors(offers)
+    rest = [offer for offer in offers if offer not in meant] if target.transport == "store" else []
+    if len(meant) > 1:
         raise InvalidInput(
-            f"there are {len(offers)} images, and one name for them", code="copy-ambiguous", subject=target.name
+            f"there are {len(meant)} images, and one name for them", code="copy-ambiguous", subject=target.name
         )
     name = target.name
-    if target.transport in ("docker", "docker-archive", "store"):
+    if target.transport in ("docker", "store", *_SINGLE):
         name = str(Reference.parse(name))
-    return [replace(offers[0], names=(name,))]
+    return [*rest, replace(meant[0], names=(name,))]
 
 
 def _remember(source: Place, target: Place, arrived: list[Offer], journey: Journey) -> None:

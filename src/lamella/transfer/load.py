@@ -57,10 +57,15 @@ def load(
     return [_loaded(graph, descriptor, names) for descriptor, names in sink.loaded]
 
 
-def _renamed(offers: list[Offer], reference: Reference) -> list[Offer]:
-    """The same offers, with the name for the one of them that is not merely the nameless ancestor of another."""
+def without_ancestors(offers: Sequence[Offer]) -> list[Offer]:
+    """The offers but those that have no name and are the parent of another: what somebody means who names no ids."""
     parents = {offer.parent for offer in offers}
-    meant = [offer for offer in offers if offer.names or offer.descriptor.digest not in parents]
+    return [offer for offer in offers if offer.names or offer.descriptor.digest not in parents]
+
+
+def _renamed(offers: list[Offer], reference: Reference) -> list[Offer]:
+    """The same offers, with the name for the one of them that is not merely an ancestor."""
+    meant = without_ancestors(offers)
     if len(meant) > 1:
         raise InvalidInput(
             f"there are {len(meant)} images in it, and one name for them",

@@ -1,0 +1,54 @@
+"""Endpoints of docker before 1.10: its image graph, and registries of version 1."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamella._sys.files import os_errors
+from lamella.formats.docker_graph import Graph
+from lamella.formats.docker_graph_source import DockerGraphSource
+from lamella.registry.access import Access
+from lamella.spec.endpoint import ImageSink, ImageSource
+from lamella.spec.limits import Limits
+from lamella.spec.progress import Progress
+from lamella.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from lamella.registry.v1.client import Client
+
+
+def graph_source(path: Path, name: str, scratch: Path, limits: Limits, progress: Progress) -> ImageSource:
+    """The graph at ``path``: the image ``name`` with its ancestors, or all. Raises NotFound for what is no graph."""
+    graph = Graph.open(path, create=False, limits=limits, progress=progress)
+    names = (name,) if name else ()
+    return DockerGraphSource(graph, _new(scratch), names=names, limits=limits, progress=progress)
+
+
+def v1_source(name: str, access: Access, scratch: Path, limits: Limits, progress: Progress) -> ImageSource:
+    """An image at a registry of version 1, with its ancestors."""
+    from lamella.formats.docker_v1_registry import open_source
+
+    reference = Reference.parse(name).without_digest()
+    return open_source(_client(reference, access, limits), _new(scratch), tag=reference.tag, progress=progress)
+
+
+def v1_sink(name: str, access: Access, scratch: Path, limits: Limits, progress: Progress) -> ImageSink:
+    """A repository at a registry of version 1, to push to."""
+    from lamella.formats.docker_v1_registry import V1Sink
+
+    reference = Reference.parse(name).without_digest()
+    return V1Sink(_client(reference, access, limits), _new(scratch), limits=limits, progress=progress)
+
+
+def _client(reference: Reference, access: Access, limits: Limits) -> Client:
+    from lamella.registry.v1.client import Client
+
+    return Client(reference, access, limits=limits)
+
+
+def _new(scratch: Path) -> Path:
+    """An empty directory in ``scratch``, which goes with it."""
+    with os_errors(str(scratch)):
+        return Path(tempfile.mkdtemp(dir=scratch))
