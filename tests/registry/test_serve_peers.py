@@ -60,7 +60,7 @@ def test_skopeo_pushes_and_pulls_real_images(running, tmp_path, name):
     target = f"docker://{running.host}/{repository}:it"
     run("skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{source}:it", target)
     assert raw_digest(target) == manifest_of(source)
-    run("skopeo", "copy", "--src-tls-verify=false", target, f"oci:{tmp_path / 'back'}:it")
+    run("skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", target, f"oci:{tmp_path / 'back'}:it")
     assert manifest_of(tmp_path / "back") == manifest_of(source)
     with lamella.Store.open(running.root) as store:
         image = store.image(f"{repository}:it")
