@@ -76,6 +76,7 @@ _FIELDS = (
     _Field("OnBuild", _Kind.LIST, (0, 8, 0)),
 )
 _BY_NAME = {known.name: known for known in _FIELDS}
+_NAMES = tuple(_BY_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Config:
     def from_object(cls, obj: gojson.Object, what: str, *, before: Config | None = None) -> Self:
         """What Go decodes from ``obj`` into ``before``. Raises InvalidInput naming the field of a wrong type."""
         values = dict(before.values) if before is not None else {}
-        for name, value in gojson.members(obj, _BY_NAME):
+        for name, value in gojson.members(obj, _NAMES):
             values[name] = _READERS[_BY_NAME[name].kind](value, f"{what}.{name}")
         return cls(values)
 

@@ -7,6 +7,7 @@ counts, what is no UTF-8 becomes U+FFFD, and a value of another type is an error
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -139,12 +140,11 @@ def parse_object(raw: bytes, what: str, *, limits: Limits = DEFAULT_LIMITS) -> O
     return object_of(parse(raw, what, limits=limits), what)
 
 
-def members(obj: Object, names: Iterable[str]) -> Iterable[tuple[str, Value]]:
+def members(obj: Object, names: tuple[str, ...]) -> Iterable[tuple[str, Value]]:
     """The members of an object that Go would decode into fields of these ``names``, under those; no nulls."""
-    exact = {name: name for name in names}
-    folded = {_fold(name): name for name in names}
+    folded = _folded(names)
     for key, value in obj:
-        name = exact.get(key) or folded.get(_fold(key))
+        name = folded.get(key) or folded.get(_fold(key))
         if name is not None and value is not None:
             yield name, value
 
@@ -198,6 +198,12 @@ def object_of(value: Value, what: str) -> Object:
 
 def _no_constant(text: str) -> Value:
     raise ValueError(f"invalid character '{text[0]}' looking for beginning of value")
+
+
+@functools.cache
+def _folded(names: tuple[str, ...]) -> dict[str, str]:
+    """Each name by itself, and by its folded form where that is no other's."""
+    return {_fold(name): name for name in names} | {name: name for name in names}
 
 
 def _fold(key: str) -> str:

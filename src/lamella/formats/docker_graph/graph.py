@@ -36,6 +36,7 @@ from lamella.formats.docker_graph.layout import GraphForm, Layout
 from lamella.formats.docker_graph.moment import Moment
 from lamella.formats.docker_graph.record import Record
 from lamella.formats.docker_graph.sidefile import SideFile, parse_checksums
+from lamella.formats.docker_graph.stacks import Stacks
 from lamella.formats.docker_graph.tags import TagStore
 from lamella.formats.scratch import Scratch
 from lamella.layers.tree import MergedTree
@@ -55,6 +56,7 @@ class Graph:
         self.limits = limits
         self.progress = progress
         self.tags = TagStore(layout.tags, self)
+        self._stacks = Stacks(limits=limits)
 
     @classmethod
     def open(
@@ -210,7 +212,9 @@ class Graph:
         if image.parent == id:
             raise InvalidInput("an image that is its own parent", code="graph-cycle", subject=f"image {id}")
         self._check_new(id)
-        with self._parent(image) as below, self.temporary() as scratch:
+        self._check_parent(image)
+        below = self._below(image)
+        with self.temporary() as scratch:
             built = scratch / id
             image.assemble(
                 built,
@@ -227,10 +231,10 @@ class Graph:
                 self._publish(built, id, image, scratch)
         return image.within(self)
 
-    @contextmanager
-    def _parent(self, image: GraphImage) -> Iterator[MergedTree]:
-        self._check_parent(image)
-        yield self.get(image.parent).tree(limits=self.limits) if image.parent else MergedTree(limits=self.limits)
+    def _below(self, image: GraphImage) -> MergedTree:
+        """The tree that the layer of a new image stands on."""
+        layers = self.get(image.parent).layers() if image.parent else []
+        return self._stacks.tree(layers)
 
     def _check_parent(self, image: GraphImage) -> None:
         if image.parent and not (self.root / validate_id(image.parent, legacy=True) / places.JSON).is_file():

@@ -283,15 +283,7 @@ class GraphImage:
         if stored is not None:
             with os_errors(str(stored)):
                 return open(stored, "rb")
-        with os_errors("temporary file"):
-            file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - the caller's to close
-            try:
-                self.tar_layer(file.write)
-                file.seek(0)
-            except BaseException:
-                file.close()
-                raise
-        return file
+        return spooled(self._home("root").layout, self.tar_layer)
 
     # -- checksums
 
@@ -316,6 +308,20 @@ class GraphImage:
         if self.graph is None:
             raise FailedPrecondition(f"Can't lookup {wanted} of unregistered image", code="graph-unregistered")
         return self.graph
+
+
+def spooled(layout: Layout, fill: Callable[[Callable[[bytes], object]], object]) -> BinaryIO:
+    """What ``fill`` writes, as an open file without a name: beside the graph, where it can be written."""
+    place = layout.temporary if os.access(layout.temporary, os.W_OK | os.X_OK) else None
+    with os_errors(str(place or "temporary file")):
+        file = cast("BinaryIO", tempfile.TemporaryFile(dir=place))  # noqa: SIM115 - the caller's to close
+        try:
+            fill(file.write)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+    return file
 
 
 def json_path(root: Path) -> Path:

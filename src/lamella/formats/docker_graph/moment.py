@@ -9,7 +9,8 @@ from typing import Self
 
 from lamella.errors import InvalidInput
 
-_FORM = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(?:(Z)|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII)
+_CLOCK = r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d)(?:[.,](\d+))?"
+_FORM = re.compile(_CLOCK + r"(?:(Z)|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII)
 _NS = 1_000_000_000
 
 
@@ -48,7 +49,7 @@ class Moment:
             if sign is not None:
                 offset = timedelta(hours=int(hours), minutes=int(minutes))
                 zone = timezone(-offset if sign == "-" else offset) if offset else UTC
-            wall = datetime.strptime(clock, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=zone)
+            wall = datetime.fromisoformat(clock).replace(tzinfo=zone)
         except ValueError:
             raise InvalidInput(f"parsing time {text[:60]!r}: not an RFC 3339 time", code="graph-time") from None
         return cls(wall, int((fraction or "0")[:9].ljust(9, "0")))

@@ -8,8 +8,10 @@ from pathlib import Path
 from lamella._sys.files import os_errors
 from lamella.errors import AlreadyExists
 from lamella.formats.docker_graph import initlayer, union
-from lamella.formats.docker_graph.config import Release
-from lamella.formats.docker_graph.image import GraphImage
+from lamella.formats.docker_graph.config import Config, Release
+from lamella.formats.docker_graph.graph import Graph
+from lamella.formats.docker_graph.image import GraphImage, spooled
+from lamella.formats.docker_graph.moment import Moment
 from lamella.layers.compare import Change
 from lamella.mounts.model import Mounted
 
@@ -18,6 +20,7 @@ from lamella.mounts.model import Mounted
 class Prepared:
     """A root file system that can be mounted, written to and compared. ``layers`` are below ``rw``, child first."""
 
+    image: GraphImage
     root: Path
     rw: Path
     layers: tuple[Path, ...]
@@ -33,6 +36,33 @@ class Prepared:
     def changes(self) -> list[Change]:
         """What was written to it. The init layer is none of it."""
         return union.changes(self.layers, self.rw)
+
+    def commit(
+        self,
+        graph: Graph,
+        *,
+        comment: str = "",
+        author: str = "",
+        config: Config | None = None,
+        container: str = "",
+        container_config: Config | None = None,
+        created: Moment | None = None,
+    ) -> GraphImage:
+        """Make what was written to it an image of ``graph``, a child of its own; see ``Graph.create``.
+
+        It may be mounted; what is written meanwhile may be in the image or not.
+        """
+        with spooled(graph.layout, lambda write: union.export(self.layers, self.rw, write)) as layer:
+            return graph.create(
+                layer,
+                parent=self.image.id,
+                comment=comment,
+                author=author,
+                config=config,
+                container=container,
+                container_config=container_config,
+                created=created,
+            )
 
 
 def prepare(image: GraphImage, directory: Path, *, init: Release | None = None) -> Prepared:
@@ -52,4 +82,4 @@ def prepare(image: GraphImage, directory: Path, *, init: Release | None = None) 
             initlayer.populate(layer, release=init)
             layers = [layer, *layers]
         (directory / "rw").mkdir(mode=0o755)
-    return Prepared(directory / "rootfs", directory / "rw", tuple(layers))
+    return Prepared(image, directory / "rootfs", directory / "rw", tuple(layers))

@@ -75,7 +75,7 @@ def parse_repositories(raw: bytes) -> tuple[dict[str, dict[str, str]], LamellaEr
     damage: LamellaError | None = None
     found: dict[str, dict[str, str]] = {}
     try:
-        for _, value in gojson.members(gojson.parse_object(raw, "repositories"), ["Repositories"]):
+        for _, value in gojson.members(gojson.parse_object(raw, "repositories"), ("Repositories",)):
             for name, tags in gojson.object_of(value, "Repositories"):
                 try:
                     found[name] = _tags(tags, name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from lamella.layers.compare import Change, compare
 from lamella.layers.extract import dress_directory, extract
 from lamella.layers.scan import scan
 from lamella.layers.tree import MergedTree
+from lamella.layers.write import write_layer
 from lamella.mounts import mount as mounting
 from lamella.mounts.checks import record
 from lamella.mounts.model import Driver, Form, Mount, Mounted
@@ -125,6 +126,19 @@ def changes(
         rw.stat()
     below, tree = _trees(layers, rw, form or Branch(rw).form, limits)
     return [change for change in compare(below, tree) if change.path]
+
+
+def export(
+    layers: Sequence[Path],
+    rw: Path,
+    write: Callable[[bytes], object],
+    *,
+    form: Form | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> None:
+    """Write what ``changes`` tells, and what changed of the root, as the uncompressed tar of a layer: a commit's."""
+    below, tree = _trees(layers, rw, form or Branch(rw).form, limits)
+    write_layer(below, tree, compare(below, tree), write)
 
 
 def render_changes(found: Sequence[Change]) -> bytes:

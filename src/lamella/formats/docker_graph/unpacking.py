@@ -63,7 +63,7 @@ def unpack(
 
 
 def changes_between(below: MergedTree, tree: MergedTree) -> list[Change]:
-    """What a layer changes. Its root counts only with what it holds."""
+    """What a layer changes, its root left out, as docker left it out."""
     return [change for change in compare(below, tree) if change.path]
 
 
@@ -76,7 +76,7 @@ def own_changes(below: MergedTree, tree: MergedTree) -> list[Change]:
     """All that the topmost layer of ``tree`` holds, changed or not, and what it takes away from ``below``."""
     gone = [change for change in compare(below, tree) if change.kind == ChangeKind.DELETED]
     layer = len(tree.sources) - 1
-    held = [Change(path, ChangeKind.MODIFIED) for path, node in tree.walk() if node.layer == layer and path]
+    held = [Change(path, ChangeKind.MODIFIED) for path, node in tree.walk() if node.layer == layer]
     return sorted(gone + held, key=lambda change: change.path)
 
 
@@ -107,4 +107,4 @@ def tar_difference(
 ) -> None:
     """Write what leads from one whole tree to another as the tar of a layer."""
     with CompressWriter(write, compression) as writer:
-        write_layer(below, tree, changes_between(below, tree), writer.write)
+        write_layer(below, tree, compare(below, tree), writer.write)
