@@ -420,6 +420,18 @@ def test_an_identity_token_is_sent_in_a_form():
     assert SECRET not in repr(request)
 
 
+def test_docker_hubs_own_token_server_gets_its_credentials():
+    sent = []
+
+    def fetch(request, limit):
+        sent.append(request)
+        return 200, b'{"token": "t"}'
+
+    auth = Authenticator("docker.io", lambda path: CREDENTIALS, fetch)
+    auth.challenged(['Bearer realm="https://auth.docker.io/token"'], frozenset(), "library/x", None)
+    assert sent[0].authorization == CREDENTIALS.basic
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token": "a\\nb"}', b'{"token": 7}'])
 def test_a_token_server_that_gives_no_token_is_an_error(body):
     auth = Authenticator("r.example", lambda path: None, lambda request, limit: (200, body))

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from lamella.errors import Authentication, LamellaError, Unavailable
 from lamella.registry.challenge import Challenge, parse_challenges
 from lamella.registry.credentials import Credentials
-from lamella.registry.hosts import host_name, may_get_credentials, origin
+from lamella.registry.hosts import host_name, may_get_credentials, origin, server_of
 from lamella.registry.transport import Request
 from lamella.spec import jsondoc
 
@@ -145,7 +145,7 @@ class Authenticator:
 
     def _check_realm(self, realm: str) -> None:
         """Raise Authentication if credentials may not go to the token server that the registry names."""
-        if not may_get_credentials(self._host, realm, named=self._realms, insecure=self._insecure):
+        if not may_get_credentials(server_of(self._host), realm, named=self._realms, insecure=self._insecure):
             scheme, name, _ = origin(realm)
             raise Authentication(
                 f"it sends for a token to {scheme}://{name}, which may not be given its credentials",

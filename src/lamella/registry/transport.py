@@ -92,7 +92,10 @@ class Response:
     def close(self) -> None:
         """Give the connection back, or close it if something is left to be read."""
         self._transport.unwatch(self)
-        if self._raw.closed or getattr(self._raw, "length_remaining", None) == 0:
+        if not self._raw.closed and getattr(self._raw, "length_remaining", None) == 0:
+            with suppress(LamellaError):
+                self.read(1)  # the end has to be read too before the connection is free
+        if self._raw.closed:
             self._raw.release_conn()
         else:
             self._raw.close()

@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from lamella.content.verified import VerifiedReader
-from lamella.errors import Aborted, Integrity, InvalidInput, NotFound, ResourceExhausted
+from lamella.errors import (
+    Aborted,
+    FailedPrecondition,
+    Integrity,
+    InvalidInput,
+    LamellaError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
 from lamella.spec.documents import Index, Manifest
@@ -54,8 +63,8 @@ def copy_images(
         for offer in chosen:
             job.document(offer.descriptor, depth=0)
         job.finish(chosen)
-    except BaseException:
-        job.cancel()
+    except BaseException as error:
+        job.cancel(error)
         sink.abort()
         raise
     notes = [note for offer in chosen for note in offer.notes]
@@ -74,7 +83,7 @@ class _Copy:
         self._limits, self._progress = limits, progress
         workers = max(_WORKERS, *(getattr(endpoint, "parallel", 0) for endpoint in (source, sink)))
         self._pool = ThreadPoolExecutor(workers, "transfer")
-        self._stopped = False
+        self._stopped: LamellaError | None = None
         self._action = next((e.action for e in (sink, source) if hasattr(e, "action")), "copying")
         self._blobs: dict[_Key, Future[None]] = {}
         self._documents: list[tuple[Descriptor, bytes]] = []
@@ -191,13 +200,15 @@ class _Copy:
         return isinstance(self._source, ResumableSource)
 
     def moved(self, key: str, amount: int) -> None:
-        """Report bytes. Raises Aborted when another blob has failed."""
-        if self._stopped:
-            raise Aborted("another blob could not be copied", code="copy-stopped")
+        """Report bytes. When another blob has failed it raises, Aborted if it makes sense to go on another time."""
+        if self._stopped is not None:
+            raise self._stopped
         self._progress.advance(key, amount)
 
-    def cancel(self) -> None:
-        self._stopped = True
+    def cancel(self, cause: BaseException) -> None:
+        again = not isinstance(cause, Exception) or isinstance(cause, (Aborted, Unavailable))
+        why = "another blob could not be copied"
+        self._stopped = Aborted(why, code="copy-stopped") if again else FailedPrecondition(why, code="copy-failed")
         interrupt = getattr(self._source, "interrupt", None)
         if interrupt is not None:
             interrupt()
@@ -226,9 +237,13 @@ class _Moving:
         self.resumable = job.resumable
 
     def read(self, size: int, /) -> bytes:
-        if self._reader is None:
-            self._reader = self._job.open(self._descriptor, self._at)
-        data = self._reader.read(size)
+        try:
+            if self._reader is None:
+                self._reader = self._job.open(self._descriptor, self._at)
+            data = self._reader.read(size)
+        except LamellaError:
+            self._job.moved(self._key, 0)  # if the others are stopped, that is the reason
+            raise
         self._at += len(data)
         if self._at > self._descriptor.size:
             raise Integrity(
