@@ -23,7 +23,6 @@ from lamella.images.create import Recipe
 from lamella.spec import v1image
 from lamella.spec.endpoint import ImageSink, ImageSource
 from lamella.spec.platform import Platform
-from lamella.store.docker_graph import export_graph, import_graph
 from lamella.transfer.copy import copy_images
 from support import building
 
@@ -104,7 +103,7 @@ def files(directory: Path) -> dict[str, object]:
 
 class TestImport:
     def test_every_image_with_its_parent_names_and_files(self, store, docker):
-        loaded = import_graph(store, docker)
+        loaded = store.import_graph(docker)
         assert len(loaded) == len(store.images()) == 4
         assert image_of(store, IDS[0]).names == ["base:latest"]
         assert image_of(store, IDS[2]).names == ["localhost:5000/me/app:1", "localhost:5000/me/app:2"]
@@ -118,7 +117,7 @@ class TestImport:
         assert [step.comment for step in app.history()] == ["c <d> é"] * 3
 
     def test_ids_records_and_checksums_stay_with_them(self, store, docker):
-        import_graph(store, docker)
+        store.import_graph(docker)
         for n in range(3):
             image = image_of(store, IDS[n])
             kept = v1image.kept_images(image.manifest)
@@ -130,16 +129,16 @@ class TestImport:
         assert v1image.V1_CHECKSUM not in image_of(store, IDS[2]).manifest.layers[-1].annotations
 
     def test_the_graph_itself_may_be_named(self, store, docker):
-        import_graph(store, docker / "graph")
+        store.import_graph(docker / "graph")
         assert store.exists("base")
 
     def test_some_images_with_their_ancestors(self, store, docker):
-        import_graph(store, docker, ["fork"])
+        store.import_graph(docker, ["fork"])
         assert {image.manifest.annotations[v1image.V1_ID] for image in store.images()} == {IDS[0], IDS[3]}
 
     def test_again_is_nothing_new(self, store, docker):
-        first = import_graph(store, docker)
-        assert import_graph(store, docker) == first
+        first = store.import_graph(docker)
+        assert store.import_graph(docker) == first
         assert len(store.images()) == 4
 
     @pytest.mark.parametrize(
@@ -157,7 +156,7 @@ class TestImport:
     def test_damage_is_an_error_that_names_the_image_and_leaves_nothing(self, store, docker, damage, kind):
         damage(docker)
         with pytest.raises(kind) as caught:
-            import_graph(store, docker)
+            store.import_graph(docker)
         assert any(identity[:12] in str(caught.value) for identity in IDS)
         assert store.images() == []
         assert not list((store.root / "blobs").glob("*/*"))
@@ -169,7 +168,7 @@ class TestImport:
     )  # fmt: skip
     def test_damaged_ones_can_be_left_out(self, store, docker, name, text):
         (docker / "graph" / IDS[1] / name).write_bytes(text)
-        import_graph(store, docker, skip_damaged=True)
+        store.import_graph(docker, skip_damaged=True)
         assert {image.manifest.annotations[v1image.V1_ID] for image in store.images()} == {IDS[0], IDS[3]}
 
     def test_what_is_no_graph(self, store, disk):
@@ -177,13 +176,13 @@ class TestImport:
             if place == "empty":
                 (disk / place).mkdir()
             with pytest.raises(NotFound):
-                import_graph(store, disk / place)
+                store.import_graph(disk / place)
 
 
 class TestRoundTrip:
     def test_a_graph_comes_back_as_it_was(self, store, docker, disk):
-        import_graph(store, docker)
-        export_graph(store, ["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"], disk / "out")
+        store.import_graph(docker)
+        store.export_graph(["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"], disk / "out")
         graph = disk / "out/graph"
         for n, identity in enumerate(IDS):
             assert (graph / identity / "json").read_bytes() == RECORDS[n]
@@ -199,17 +198,17 @@ class TestRoundTrip:
     def test_the_store_that_it_comes_to_has_the_same_images(self, store, docker, disk):
         import lamella
 
-        first = import_graph(store, docker)
-        export_graph(store, ["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"], disk / "out")
+        first = store.import_graph(docker)
+        store.export_graph(["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"], disk / "out")
         with lamella.Store.open(disk / "second") as second:
-            again = import_graph(second, disk / "out")
+            again = second.import_graph(disk / "out")
             assert {(item.descriptor.digest, item.names) for item in first} == {
                 (item.descriptor.digest, item.names) for item in again}  # fmt: skip
 
     @pytest.mark.parametrize("form", GraphForm)
     def test_every_form_keeps_ids_and_records(self, store, docker, disk, form):
-        import_graph(store, docker)
-        export_graph(store, ["localhost:5000/me/app:1"], disk / "out", form=form)
+        store.import_graph(docker)
+        store.export_graph(["localhost:5000/me/app:1"], disk / "out", form=form)
         graph = Graph.open(disk / "out", create=False)
         assert graph.layout.form is form
         assert [image.record.json for image in graph.tags.lookup("localhost:5000/me/app:1").history()] == [
@@ -217,12 +216,12 @@ class TestRoundTrip:
         assert graph.get(IDS[2]).tree().lookup(b"etc/motd", follow=False).entry.size == 6
 
     def test_images_of_today_get_records_that_stand_on_the_old_ones(self, store, docker, disk):
-        import_graph(store, docker)
+        store.import_graph(docker)
         snapshot = store.prepare("base", "s")
         with snapshot.mount() as root:
             (root / "new").write_text("new\n")
         child = snapshot.commit("me/child:1", recipe=Recipe(changes=('CMD ["new"]',), author="you"))
-        export_graph(store, ["me/child:1"], disk / "out")
+        store.export_graph(["me/child:1"], disk / "out")
         graph = Graph.open(disk / "out", create=False)
         found = graph.tags.lookup("me/child:1")
         assert (found.parent, found.record.author) == (IDS[0], "you")
@@ -236,7 +235,7 @@ class TestRoundTrip:
             assert isinstance(source, ImageSource)
             copy_images(source, OciLayoutSink(disk / "layout"))
         store.load(disk / "layout")
-        export_graph(store, ["localhost:5000/me/app:1"], disk / "out")
+        store.export_graph(["localhost:5000/me/app:1"], disk / "out")
         assert [(disk / "out/graph" / identity / "json").read_bytes() for identity in IDS[:3]] == list(RECORDS[:3])
 
 
@@ -248,7 +247,7 @@ class TestExport:
         return store
 
     def test_what_docker_of_the_time_expects(self, demo, disk):
-        export_graph(demo, ["demo:1"], disk / "out")
+        demo.export_graph(["demo:1"], disk / "out")
         (identity,) = [path.name for path in (disk / "out/graph").iterdir() if len(path.name) == 64]
         raw = json.loads((disk / "out/graph" / identity / "json").read_text())
         assert raw["id"] == identity
@@ -258,41 +257,41 @@ class TestExport:
         assert json.loads((disk / "out/repositories").read_text()) == {"Repositories": {"demo": {"1": identity}}}
 
     def test_added_to_what_is_there(self, demo, docker, disk):
-        export_graph(demo, ["demo:1"], docker)
+        demo.export_graph(["demo:1"], docker)
         graph = Graph.open(docker, create=False)
         assert len(graph.ids()) == 5
         assert set(graph.tags.repositories) == {*NAMES, "demo"}
-        export_graph(demo, ["demo:1"], docker)
+        demo.export_graph(["demo:1"], docker)
         assert len(graph.ids()) == 5
 
     def test_a_name_of_another_image_stays_unless_forced(self, demo, docker):
         demo.tag("demo:1", "base")
         before = files(docker)
         with pytest.raises(Conflict) as caught:
-            export_graph(demo, ["base"], docker)
+            demo.export_graph(["base"], docker)
         assert "please use -f option" in str(caught.value)
         assert files(docker) == before
-        export_graph(demo, ["base"], docker, force=True)
+        demo.export_graph(["base"], docker, force=True)
         assert Graph.open(docker).tags.repositories["base"]["latest"] not in IDS
 
     def test_another_record_under_the_same_id_is_not_touched(self, store, docker, disk):
-        import_graph(store, docker)
+        store.import_graph(docker)
         changed = RECORDS[0].replace(b'"me"', b'"eve"')
         (docker / "graph" / IDS[0] / "json").write_bytes(changed)
         with pytest.raises(AlreadyExists) as caught:
-            export_graph(store, ["base"], docker)
+            store.export_graph(["base"], docker)
         assert (caught.value.code, IDS[0] in str(caught.value)) == ("graph-image-differs", True)
         assert (docker / "graph" / IDS[0] / "json").read_bytes() == changed
 
     def test_a_failure_takes_back_what_was_added(self, store, docker, disk):
-        import_graph(store, docker)
+        store.import_graph(docker)
         out = disk / "out"
         graph = Graph.open(out / "graph")
         # Something is in the way of the third image.
         (graph.root / IDS[2]).mkdir()
         (graph.root / IDS[2] / "precious").write_text("data")
         with pytest.raises(Conflict):
-            export_graph(store, ["localhost:5000/me/app:1"], out)
+            store.export_graph(["localhost:5000/me/app:1"], out)
         assert [image.id for image in graph.all()] == []
         assert (graph.root / IDS[2] / "precious").read_text() == "data"
         assert graph.tags.repositories == {}

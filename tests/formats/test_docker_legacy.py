@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from formats_support import open_descriptors, read_all, sha256
+from formats_support import open_descriptors, read_all, real_image, sha256
 
 import lamella
 from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted
@@ -339,3 +339,31 @@ class TestLoading:
         assert b"Loaded image: demo:1\n" in done.stdout
         with lamella.Store.open(disk / "s") as store:
             assert len(store.images()) == 3
+
+
+class TestReal:
+    """An archive of docker's own, without the file that it has had since 1.10."""
+
+    @pytest.fixture
+    def stripped(self, disk):
+        real = real_image("alpine-docker-archive.tar", disk)
+        with tarfile.open(real) as whole, tarfile.open(disk / "stripped", "w", format=tarfile.GNU_FORMAT) as tar:
+            for info in whole:
+                if info.name != "manifest.json":
+                    tar.addfile(info, whole.extractfile(info) if info.isreg() else None)
+        return real, disk / "stripped"
+
+    def test_it_is_the_same_image(self, store, disk, stripped):
+        real, path = stripped
+        (loaded,) = store.load(path)
+        assert loaded.names
+        image = store.image(loaded.names[0])
+        with tarfile.open(real) as tar:
+            (identity,) = next(iter(json.load(tar.extractfile("repositories")).values())).values()
+            assert v1image.kept_images(image.manifest)[0].raw == tar.extractfile(f"{identity}/json").read()
+        with lamella.Store.open(disk / "modern") as modern:
+            (same,) = modern.load(real)
+            other = modern.image(str(same.descriptor.digest))
+            assert image.diff_ids == other.diff_ids
+            assert image.config.config["Cmd"] == other.config.config["Cmd"]
+            assert (image.platform, image.created) == (other.platform, other.created)

@@ -41,9 +41,8 @@ def command(
     """
     from lamella.formats.docker_graph import GraphForm
     from lamella.spec.platform import Platform
-    from lamella.store.docker_graph import export_graph
 
     wanted = None if platform is None else Platform.parse(platform)
     kind = None if form is None else GraphForm(form)
     with here.store() as store, here.reporting(quiet=quiet) as progress:
-        export_graph(store, names, directory, form=kind, force=force, platform=wanted, progress=progress)
+        store.export_graph(names, directory, form=kind, force=force, platform=wanted, progress=progress)

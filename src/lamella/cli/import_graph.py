@@ -27,8 +27,6 @@ def command(
     Every image, parent and tag is brought, or the IMAGEs with their ancestors; all of it, or nothing. The ids, records
     and checksums that they had stay with them.
     """
-    from lamella.store.docker_graph import import_graph
-
     with here.store() as store, here.reporting(quiet=quiet) as progress:
-        loaded = import_graph(store, directory, names, skip_damaged=skip_damaged, progress=progress)
+        loaded = store.import_graph(directory, names, skip_damaged=skip_damaged, progress=progress)
     show_loaded(loaded, as_json=as_json)

@@ -29,6 +29,7 @@ Kind = Literal["oci-dir", "oci-archive", "docker-archive"]
 KINDS: tuple[Kind, ...] = ("oci-dir", "oci-archive", "docker-archive")
 
 _HINT = "'lamella import' takes root file systems"
+_GRAPH_HINT = "'lamella import-graph' takes Docker's image directory of 2013"
 
 
 def open_source(
@@ -61,7 +62,8 @@ def open_source(
 
 def _open_directory(path: Path, limits: Limits) -> ImageSource:
     if not any(os.path.lexists(path / name) for name in (LAYOUT_FILE, INDEX_FILE)):
-        raise InvalidInput("the directory is no image layout", code="not-an-image", subject=str(path), hint=_HINT)
+        hint = _GRAPH_HINT if (path / "graph").is_dir() else _HINT
+        raise InvalidInput("the directory is no image layout", code="not-an-image", subject=str(path), hint=hint)
     return OciLayoutSource(path, limits=limits)
 
 

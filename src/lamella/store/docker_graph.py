@@ -19,11 +19,11 @@ from lamella.transfer.load import Loaded, load
 from lamella.transfer.store_source import StoreSource
 
 if TYPE_CHECKING:
-    from lamella.store.store import Store
+    from lamella.store.exchange import Exchange
 
 
 def import_graph(
-    store: Store,
+    store: Exchange,
     path: Path,
     names: Sequence[str] = (),
     *,
@@ -61,7 +61,7 @@ def import_graph(
 
 
 def export_graph(
-    store: Store,
+    store: Exchange,
     names: Sequence[str],
     path: Path,
     *,
@@ -87,7 +87,7 @@ def export_graph(
             copy_images(source, sink, platform=platform or Platform.host(), limits=store.limits, progress=progress)
 
 
-def names_for(store: Store, text: str, digest: Digest) -> list[str]:
+def names_for(store: Exchange, text: str, digest: Digest) -> list[str]:
     """The names to export an image under: the one it was asked for by, or all it has if it was asked for by id."""
     every = store.graph.names_by_target().get(digest, [])
     try:

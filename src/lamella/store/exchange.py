@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.catalog.holder import Lease
@@ -17,6 +19,7 @@ from lamella.spec.reference import Reference
 from lamella.transfer.load import Loaded
 
 if TYPE_CHECKING:
+    from lamella.formats.docker_graph import GraphForm
     from lamella.registry.access import Access
     from lamella.registry.policy import Verify
     from lamella.spec.descriptor import Descriptor
@@ -148,3 +151,39 @@ class Exchange(ABC):
             arrived = copy_between(Place.parse(source), Place.parse(target), journey, platform=platform)
         self.sync_layout()
         return arrived
+
+    # -- docker's image graph of 2013
+
+    def import_graph(
+        self,
+        path: Path | str,
+        names: Sequence[str] = (),
+        *,
+        skip_damaged: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> list[Loaded]:
+        """Bring Docker's image directory of 2013 into the store, all of it or ``names`` with their ancestors.
+
+        See ``store.docker_graph.import_graph``.
+        """
+        from lamella.store.docker_graph import import_graph
+
+        return import_graph(self, Path(path), names, skip_damaged=skip_damaged, progress=progress)
+
+    def export_graph(
+        self,
+        names: Sequence[str],
+        path: Path | str,
+        *,
+        form: GraphForm | None = None,
+        force: bool = False,
+        platform: Platform | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
+        """Write images into an image directory that Docker 0.4 to 1.0 reads.
+
+        See ``store.docker_graph.export_graph``.
+        """
+        from lamella.store.docker_graph import export_graph
+
+        export_graph(self, names, Path(path), form=form, force=force, platform=platform, progress=progress)
