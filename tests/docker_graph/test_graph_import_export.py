@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import tarfile
 from contextlib import closing
@@ -14,12 +16,14 @@ from pathlib import Path
 
 import pytest
 
+import lamella
 from lamella.errors import AlreadyExists, Conflict, Integrity, InvalidInput, LamellaError, NotFound
 from lamella.formats.docker_graph import Graph, GraphForm
 from lamella.formats.docker_graph_sink import DockerGraphSink
 from lamella.formats.docker_graph_source import DockerGraphSource
 from lamella.formats.oci_layout_sink import OciLayoutSink
 from lamella.images.create import Recipe
+from lamella.layers.compare import compare
 from lamella.spec import v1image
 from lamella.spec.endpoint import ImageSink, ImageSource
 from lamella.spec.platform import Platform
@@ -196,8 +200,6 @@ class TestRoundTrip:
         assert sorted(os.listdir(graph / ":tmp:")) == []
 
     def test_the_store_that_it_comes_to_has_the_same_images(self, store, docker, disk):
-        import lamella
-
         first = store.import_graph(docker)
         store.export_graph(["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"], disk / "out")
         with lamella.Store.open(disk / "second") as second:
@@ -214,6 +216,30 @@ class TestRoundTrip:
         assert [image.record.json for image in graph.tags.lookup("localhost:5000/me/app:1").history()] == [
             RECORDS[n] for n in (2, 1, 0)]  # fmt: skip
         assert graph.get(IDS[2]).tree().lookup(b"etc/motd", follow=False).entry.size == 6
+        with lamella.Store.open(disk / "second") as second:
+            second.import_graph(disk / "out")
+            again, before = second.image("localhost:5000/me/app:1"), store.image("localhost:5000/me/app:1")
+            assert compare(again.tree, before.tree) == []
+            assert v1image.kept_images(again.manifest) == v1image.kept_images(before.manifest)
+            if not form.has_driver and form is GraphForm.V0_4:
+                assert again.digest == before.digest
+
+    @pytest.mark.parametrize(
+        ("archive", "suffix"),
+        [(b"", ""), (bytes(1024), ""), (bz2.compress(CHILD), "+bzip2"), (lzma.compress(CHILD), "+xz")],
+        ids=["nothing", "empty", "bzip2", "xz"],
+    )
+    def test_archives_of_every_kind_are_kept_byte_by_byte(self, store, docker, disk, archive, suffix):
+        (docker / "graph" / IDS[3] / "layer.tar.xz").write_bytes(archive)
+        store.import_graph(docker, ["fork"])
+        image = store.image("fork")
+        assert image.manifest.layers[-1].media_type == "application/vnd.oci.image.layer.v1.tar" + suffix
+        assert image.exists("etc/motd") == bool(suffix)
+        expected = "sha256:" + hashlib.sha256(RECORDS[3] + b"\n" + archive).hexdigest()
+        assert image.checksum() == expected
+        store.export_graph(["fork"], disk / "out")
+        assert (disk / "out/graph" / IDS[3] / "layer.tar.xz").read_bytes() == archive
+        assert Graph.open(disk / "out").get(IDS[3]).checksum() == expected
 
     def test_images_of_today_get_records_that_stand_on_the_old_ones(self, store, docker, disk):
         store.import_graph(docker)

@@ -16,6 +16,7 @@ from lamella.registry.credentials import Credentials
 from lamella.registry.v1.client import Client
 from lamella.registry.v1.push import Upload, push
 from lamella.registry.v1.source import V1Source
+from lamella.registry.v1.wire import Wire
 from lamella.spec import v1image
 from lamella.spec.documents import ImageConfig, Manifest
 from lamella.spec.limits import Limits
@@ -193,6 +194,19 @@ class TestWhoGetsWhat:
         with closing(pulled(here, disk, user="ann", password="secret")) as source:
             assert len(source.offers()) == 3
         assert all(one.headers["authorization"].startswith("Basic ") for one in here.asked(path="/layer$"))
+
+    def test_plain_http_is_for_this_machine_alone_and_only_if_it_sent_us(self):
+        with world() as here:
+            wire = Wire(Access())
+            assert wire.base(here.index) == f"http://{here.index}/v1"
+            before = len(here.log)
+            with pytest.raises(Unavailable):
+                wire.base(here.endpoints[0], named_by="index.example.com")
+            with pytest.raises(Unavailable):
+                Wire(Access(tls_verify=True)).base(here.endpoints[0])
+            assert len(here.log) == before
+            assert Wire(Access(tls_verify=False)).base(here.endpoints[0], named_by="index.example.com")
+            wire.close()
 
     @pytest.mark.parametrize("host", ["http://x", "a/b", "user@host", "a b", "x:port", "-x"])
     def test_registries_that_are_no_hosts_are_refused(self, make, disk, host):
