@@ -132,6 +132,18 @@ class TestImport:
         assert top.annotations[v1image.V1_CHECKSUM] == simple(1)
         assert v1image.V1_CHECKSUM not in image_of(store, IDS[2]).manifest.layers[-1].annotations
 
+    def test_they_are_found_by_the_ids_that_they_had(self, store, docker):
+        store.import_graph(docker)
+        for n, identity in enumerate(IDS):
+            assert store.image(identity).digest == store.image(identity[:12]).digest
+            assert v1image.kept_images(store.image(identity).manifest)[-1].raw == RECORDS[n]
+        snapshot = store.prepare(IDS[2], "s")
+        snapshot.commit("child:1", recipe=Recipe(changes=("USER me",)))
+        assert store.image(IDS[2]).names == ["localhost:5000/me/app:1", "localhost:5000/me/app:2"]
+        for nobody in (IDS[2][:11], "0" * 64, "0" * 12):
+            with pytest.raises(NotFound):
+                store.image(nobody)
+
     def test_the_graph_itself_may_be_named(self, store, docker):
         store.import_graph(docker / "graph")
         assert store.exists("base")

@@ -22,8 +22,10 @@ from lamella.spec.documents import ImageConfig, Index, Manifest
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.platform import Platform
 from lamella.spec.reference import Reference
+from lamella.spec.v1image import V1_ID
 
 _PREFIX = re.compile(r"(?:sha256:|sha512:)?[0-9a-f]{1,128}")
+_V1_PREFIX = re.compile(r"[0-9a-f]{12,64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|[0-9a-f]{64}")
 
 
@@ -66,10 +68,10 @@ class Graph:
     def find_document(self, text: str) -> DocumentRecord:
         """The document (manifest or index) that ``text`` means: a name, an id, a digest, or a unique prefix of either.
 
-        A name wins over an id, an exact id over one that it is a prefix of. Raises NotFound, and Ambiguous naming the
-        candidates.
+        A name wins over an id, an exact id over one that it is a prefix of. What is none of these may be the id that an
+        image had before 2016, or twelve digits of it at least. Raises NotFound, and Ambiguous naming the candidates.
         """
-        found = self._by_name(text) or self._by_digest(text)
+        found = self._by_name(text) or self._by_digest(text) or self._by_v1_id(text)
         if found is None:
             raise NotFound(
                 "no such image", code="image-not-found", subject=text, hint="'lamella images -a' lists what there is"
@@ -131,6 +133,22 @@ class Graph:
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
             raise Ambiguous(f"the prefix fits {names}{more}", code="ambiguous-prefix", subject=text)
         return documents.pop() if documents else None
+
+    def _by_v1_id(self, text: str) -> Digest | None:
+        """The image that was this one when it had a random id; of several that were, the one that was added first."""
+        if not _V1_PREFIX.fullmatch(text):
+            return None
+        documents = {document.digest: document for document in self.catalog.documents()}
+        found: dict[str, Digest] = {}
+        for record in self.catalog.images():
+            document = documents.get(record.manifest)
+            last = document.children[-1].annotations.get(V1_ID, "") if document and document.children else ""
+            # A child without a layer of its own has its parent's, but not its id.
+            if last.startswith(text) and self.manifest(record.manifest).annotations.get(V1_ID) == last:
+                found.setdefault(last, record.manifest)
+        if len(found) > 1:
+            raise Ambiguous(f"the prefix fits {', '.join(sorted(found)[:8])}", code="ambiguous-prefix", subject=text)
+        return next(iter(found.values()), None)
 
     def _document_of(self, digest: Digest, kind: str) -> Digest:
         """The manifest of an id: of several with one config, the one that was added first."""
