@@ -15,7 +15,7 @@ from lamella.layers.rootfs import RootfsStore
 from lamella.layers.store import LayerStore
 from lamella.layers.trees import TreeStore
 from lamella.mounts import mount as mounts
-from lamella.mounts.model import Form, Mount
+from lamella.mounts.model import Mount
 from lamella.spec.digest import Digest
 from support import needs
 
@@ -69,27 +69,27 @@ class Layers:
         return self.of_tar(tar)
 
     @contextmanager
-    def mounted(self, diff_ids: Sequence[Digest], *, writable: bool = False) -> Iterator[Path]:
+    def mounted(self, diff_ids: Sequence[Digest], *, writable: bool = False, driver: str = "erofs") -> Iterator[Path]:
         """The image of these layers, mounted in place."""
         place = self.directory()
         for name in ("staging", "upper", "work", "root"):
             (place / name).mkdir()
         image = self.rootfs.ensure(diff_ids, place / "staging").image
         branch = (place / "upper", place / "work") if writable else (None, None)
-        mounted = mounts.perform(Mount("erofs", (), *branch, image), place / "root")
+        mounted = mounts.perform(Mount(driver, (), *branch, image), place / "root")
         try:
             yield mounted.root
         finally:
             mounts.unmount(mounted)
 
     @contextmanager
-    def stacked(self, diff_ids: Sequence[Digest]) -> Iterator[Path]:
+    def stacked(self, diff_ids: Sequence[Digest], *, driver: str = "overlay") -> Iterator[Path]:
         """The image of these layers, extracted and mounted layer on layer."""
         place = self.directory()
         for name in ("staging", "root"):
             (place / name).mkdir()
-        trees = self.trees.ensure(Form.OVERLAY, diff_ids, place / "staging")
-        mounted = mounts.perform(Mount("overlay", tuple(reversed(trees))), place / "root")
+        trees = self.trees.ensure(mounts.driver(driver).form, diff_ids, place / "staging")
+        mounted = mounts.perform(Mount(driver, tuple(reversed(trees))), place / "root")
         try:
             yield mounted.root
         finally:

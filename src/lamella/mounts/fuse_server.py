@@ -36,9 +36,11 @@ _BATCH_FORGET, _READDIRPLUS, _LSEEK = 42, 44, 46
 _UNANSWERED = frozenset({_FORGET, _BATCH_FORGET, _INTERRUPT})
 
 _ASYNC_READ, _EXPORT, _BIG_WRITES, _READDIRPLUS_FLAG, _PARALLEL = 1, 1 << 4, 1 << 5, 1 << 13, 1 << 18
-_READDIRPLUS_AUTO, _ACLS, _MAX_PAGES_FLAG, _CACHE_LINKS, _NO_OPENDIR = 1 << 14, 1 << 20, 1 << 22, 1 << 23, 1 << 24
+_ACLS, _MAX_PAGES_FLAG, _CACHE_LINKS, _NO_OPENDIR = 1 << 20, 1 << 22, 1 << 23, 1 << 24
+# Without READDIRPLUS_AUTO, which brings the attributes of the first names of a directory only: the rest of a large one
+# would be asked for one by one.
 _WANTED = (
-    _ASYNC_READ | _EXPORT | _BIG_WRITES | _READDIRPLUS_FLAG | _READDIRPLUS_AUTO | _PARALLEL | _ACLS
+    _ASYNC_READ | _EXPORT | _BIG_WRITES | _READDIRPLUS_FLAG | _PARALLEL | _ACLS
     | _MAX_PAGES_FLAG | _CACHE_LINKS | _NO_OPENDIR
 )  # fmt: skip
 
