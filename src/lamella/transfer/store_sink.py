@@ -76,6 +76,9 @@ class StoreSink:
         self._lease.hold(descriptor.digest)
         while (ingest := self._open_ingest(descriptor)) is not None:
             with ingest:
+                if self.has_blob(descriptor):  # it was brought between looking for it and locking its place
+                    ingest.abort()
+                    return
                 if self._receive(descriptor, reader, ingest):
                     break
         else:
@@ -129,20 +132,34 @@ class StoreSink:
         label = str(descriptor.digest)
         notes = _OnlyNotes(self._progress)
         layer = ingest_layer(reader, staging, reader.keep, label=label, limits=self._graph.limits, progress=notes)
-        if layer.compression is Compression.NONE:
-            actual = layer.diff_id
-            if descriptor.digest.algorithm != actual.algorithm:
-                actual = _digest_of(staging / TAR_NAME, descriptor.digest)
-            check_whole(actual, layer.blob_size, expected=descriptor.digest, size=descriptor.size)
+        plain = layer.compression is Compression.NONE
+        actual = layer.diff_id if plain else ingest.digest()
+        if descriptor.digest.algorithm != actual.algorithm:
+            actual = self._digest_anew(staging / TAR_NAME if plain else None, ingest, descriptor.digest)
+        check_whole(actual, layer.blob_size, expected=descriptor.digest, size=descriptor.size)
+        if plain:
             self._content.adopt(staging / TAR_NAME, descriptor.digest, descriptor.size, keep=True)
-            ingest.abort()
-        else:
-            ingest.commit(expected=descriptor.digest, size=descriptor.size)
         self._lease.hold(layer.diff_id)
         self._graph.layers.publish(staging, layer.diff_id)
         self._graph.catalog.set_blob_diff(descriptor.digest, layer.diff_id)
         with self._lock:
             self._written.add(layer.diff_id)
+        # Last, as whoever waits for the blob takes it for whole when its place is free.
+        if plain:
+            ingest.abort()
+        else:
+            ingest.commit(expected=descriptor.digest, size=descriptor.size)
+
+    def _digest_anew(self, tar: Path | None, ingest: Ingest, like: Digest) -> Digest:
+        """The digest of what came, by another algorithm than the one it was hashed with as it came."""
+        if tar is not None:
+            return _digest_of(tar, like)
+        hasher = like.hasher()
+        offset = 0
+        while data := ingest.read_back(offset, _CHUNK):
+            hasher.update(data)
+            offset += len(data)
+        return Digest.finish(hasher)
 
     def _new_staging(self) -> Path:
         with self._lock:

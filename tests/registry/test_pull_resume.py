@@ -1,0 +1,320 @@
+"""Pulls that end before they are done, in every way, and what the next one fetches: only the rest."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lamella
+from lamella.errors import Aborted, Integrity, Unavailable
+from lamella.registry.access import Access, Retrying
+from lamella.spec.progress import Cancelled
+from lamella.testing import consistency
+from support import wire
+from support.building import file, tar
+from support.scripted import Asked, Reply, Scripted, scripted
+
+CHUNK = 256 << 10
+"""What a connection is read in; up to ten such pieces can be on their way to the disk."""
+UNDERWAY = 10 * CHUNK
+
+PULL = """
+import sys, lamella
+from pathlib import Path
+from lamella.registry.access import Access
+with lamella.Store.open(Path(sys.argv[1])) as store:
+    store.pull(sys.argv[2], access=Access(plain_http=True))
+"""
+
+
+class Served:
+    """An image at a scripted registry that knows ranges, and how many bytes of blobs it has sent.
+
+    ``slow`` is a pause in seconds before each blob; ``fail`` may answer a request in place of the registry.
+    """
+
+    def __init__(self, image: wire.Image) -> None:
+        self.image = image
+        self.sent = 0
+        self.slow = 0.0
+        self.fail = lambda asked, data: None
+
+    def __call__(self, asked: Asked) -> Reply:
+        if "/manifests/" in asked.path:
+            return Reply(200, self.image.raw, {"Content-Type": wire.MANIFEST})
+        data = self.image.blobs.get(asked.path.rpartition("/")[2])
+        if data is None:
+            return Reply(404)
+        failure = self.fail(asked, data)
+        if failure is not None:
+            self.sent += len(failure.body[: failure.cut])
+            return failure
+        time.sleep(self.slow)
+        start = int(asked.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        self.sent += len(data) - start
+        headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+        return Reply(206 if start else 200, data[start:], headers)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all blobs."""
+        return sum(map(len, self.image.blobs.values()))
+
+
+@pytest.fixture(scope="module")
+def image() -> wire.Image:
+    """Two layers that do not compress, of 6 and 3 MiB."""
+    return wire.image_of(tar(file("a", wire.noise(6 << 20))), tar(file("b", wire.noise(3 << 20, 2))))
+
+
+def name_at(server: Scripted) -> str:
+    return f"{server.host}/a/b:1"
+
+
+def access(**fields) -> Access:
+    return Access(plain_http=True, sleep=lambda seconds: None, **fields)
+
+
+def partial(root: Path) -> dict[str, int]:
+    """The unfinished blobs of a store, by what they are to become."""
+    return {path.name.removesuffix(".blob"): path.stat().st_size for path in (root / "ingest").glob("*.blob")}
+
+
+def assert_whole(root: Path, image: wire.Image, name: str) -> None:
+    """The image is there, every byte of it, and nothing is left over but what a killed process left."""
+    with lamella.Store.open(root) as store:
+        assert str(store.image(name).digest) == image.digest
+        store.gc()
+        assert consistency.problems(store) == []
+        assert partial(root) == {}
+        assert [path.name for path in (root / "ingest").iterdir() if path.name != "layout.lock"] == []
+
+
+def cut_everything(asked: Asked, data: bytes) -> Reply | None:
+    """Half of each layer, and never more."""
+    start = int(asked.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+    half = len(data) // 2
+    headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+    return Reply(206 if start else 200, data[start:], headers, cut=max(0, half - start)) if len(data) > 9999 else None
+
+
+def test_a_pull_that_was_cut_off_goes_on_where_it_was(image, disk):
+    served = Served(image)
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        served.fail = cut_everything
+        with pytest.raises((Unavailable, Aborted)):
+            store.pull(name_at(server), access=access(retrying=Retrying(attempts=2)))
+        assert store.images() == []
+        kept = sum(partial(store.root).values())
+        assert kept >= (3 << 20) - UNDERWAY
+        served.fail = lambda asked, data: None
+        served.sent = 0
+        store.pull(name_at(server), access=access())
+        assert served.sent == served.size - kept
+        assert_whole(store.root, image, name_at(server))
+
+
+def test_a_pull_that_was_cancelled_goes_on_where_it_was(image, disk):
+    served = Served(image)
+
+    class Enough:
+        """Cancels after two million bytes."""
+
+        left = 2_000_000
+
+        def start(self, key, action, *, total=None, unit="bytes"):
+            pass
+
+        def advance(self, key, amount):
+            self.left -= amount
+            if self.left < 0:
+                raise Cancelled("enough")
+
+        def done(self, key, outcome="done"):
+            pass
+
+        note = done
+
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        with pytest.raises(Aborted):
+            store.pull(name_at(server), access=access(), progress=Enough())
+        kept = sum(partial(store.root).values())
+        served.sent = 0
+        store.pull(name_at(server), access=access())
+        assert served.sent == served.size - kept < served.size
+        assert_whole(store.root, image, name_at(server))
+
+
+def test_a_server_that_knows_no_ranges_is_read_from_the_start(image, disk):
+    served = Served(image)
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        served.fail = cut_everything
+        with pytest.raises((Unavailable, Aborted)):
+            store.pull(name_at(server), access=access(retrying=Retrying(attempts=1)))
+        served.fail = lambda asked, data: Reply(200, data)
+        store.pull(name_at(server), access=access())
+        assert_whole(store.root, image, name_at(server))
+
+
+def test_what_was_kept_and_is_wrong_is_fetched_anew(image, disk):
+    served = Served(image)
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        for blob, data in image.blobs.items():
+            with store.content.open_ingest(blob, keep=True) as ingest:
+                ingest.write(bytes(byte ^ 1 for byte in data[:100]) + data[100 : len(data) // 2])
+        store.pull(name_at(server), access=access())
+        assert_whole(store.root, image, name_at(server))
+
+
+def test_more_than_the_blob_was_kept(image, disk):
+    served = Served(image)
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        for blob, data in image.blobs.items():
+            with store.content.open_ingest(blob, keep=True) as ingest:
+                ingest.write(data + b"more")
+        store.pull(name_at(server), access=access())
+        assert_whole(store.root, image, name_at(server))
+
+
+def test_all_of_the_blob_was_kept_and_none_is_fetched(image, disk):
+    served = Served(image)
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        for blob, data in image.blobs.items():
+            with store.content.open_ingest(blob, keep=True) as ingest:
+                ingest.write(data)
+        store.pull(name_at(server), access=access())
+        assert served.sent == 0
+        assert_whole(store.root, image, name_at(server))
+
+
+def test_wrong_bytes_from_the_registry_are_kept_nowhere(image, disk):
+    served = Served(image)
+    layer = list(image.blobs)[-1]
+
+    def corrupt(asked: Asked, data: bytes) -> Reply | None:
+        if not asked.path.endswith(layer):
+            return None
+        return Reply(200, data[:-9] + bytes(byte ^ 1 for byte in data[-9:-8]) + data[-8:])
+
+    served.fail = corrupt
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        with pytest.raises(Integrity):
+            store.pull(name_at(server), access=access())
+        assert list(store.content.walk()) == []
+        assert partial(store.root) == {}
+        served.fail = lambda asked, data: None
+        store.pull(name_at(server), access=access())
+        assert_whole(store.root, image, name_at(server))
+
+
+def start_pull(root: Path, name: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PULL, root, name], stderr=subprocess.PIPE)
+
+
+def test_processes_that_pull_the_same_image_fetch_it_once(image, disk):
+    served = Served(image)
+    served.slow = 0.05
+    with scripted(served) as server:
+        processes = [start_pull(disk / "store", name_at(server)) for _ in range(4)]
+        assert [process.communicate()[1].decode() for process in processes] == [""] * 4
+        assert [process.returncode for process in processes] == [0] * 4
+        layers = sum(len(data) for data in image.blobs.values() if len(data) > 9999)
+        assert layers <= served.sent <= layers + 4 * 9999
+        assert_whole(disk / "store", image, name_at(server))
+
+
+KILLS = 100
+NURSERY = """
+import os, sys, lamella
+from pathlib import Path
+import urllib3, lamella.transfer.remote, lamella.store.store
+from lamella.registry.access import Access
+for line in sys.stdin:
+    root, name = line.split()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with lamella.Store.open(Path(root)) as store:
+                store.pull(name, access=Access(plain_http=True, sleep=lambda seconds: None))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""Starts pulls without starting Python for each."""
+
+
+class Nursery:
+    """Runs pulls in processes of their own that are quick to start."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", NURSERY]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, root: Path, name: str) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{root} {name}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def wait(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture
+def nursery():
+    made = Nursery()
+    yield made
+    made.close()
+
+
+def test_killing_a_pull_a_hundred_times_fetches_no_more_than_a_chunk_again(image, disk, nursery):
+    """What is on its way to the disk is fetched again and no more, wherever the kill comes; in the end all is there."""
+    served = Served(image)
+    chance = random.Random(20)
+    layers = {blob: len(data) for blob, data in image.blobs.items() if len(data) > 9999}
+
+    def trickle(asked: Asked, data: bytes) -> Reply | None:
+        """A piece, and then the connection breaks: so a pull takes long enough to be killed at any moment of it."""
+        if len(data) < 9999:
+            return None
+        start = int(asked.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+        time.sleep(0.01)
+        return Reply(206 if start else 200, data[start:], headers, cut=CHUNK)
+
+    served.fail = trickle
+    kills, root, had = 0, disk / "store-0", 0
+    with scripted(served) as server:
+        while kills < KILLS:
+            before = served.sent
+            pid = nursery.start(root, name_at(server))
+            time.sleep(chance.random() * 0.12)
+            os.kill(pid, signal.SIGKILL)
+            kills += (code := nursery.wait()) == -signal.SIGKILL
+            whole = [blob for blob in layers if (root / "blobs" / blob.replace(":", "/")).exists()]
+            have = sum(partial(root).values()) + sum(layers[blob] for blob in whole)
+            assert served.sent - before <= have - had + len(layers) * 2 * CHUNK
+            had = have
+            assert not root.exists() or not (root / "index.json").exists() or not consistency.layout_problems(root)
+            if code == 0 or len(whole) == len(layers):
+                nursery.start(root, name_at(server))
+                assert nursery.wait() == 0
+                assert_whole(root, image, name_at(server))
+                root, had = disk / f"store-{kills}", 0
+        nursery.start(root, name_at(server))
+        assert nursery.wait() == 0
+        assert_whole(root, image, name_at(server))
