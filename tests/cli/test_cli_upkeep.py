@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from cli_support import Cli
 
 from lamella.layers.ingest import INDEX_NAME, TAR_NAME
 from support import building
-from support.needs import needs_tool
+from support.needs import needs_driver, needs_tool
 from support.registries import docker_registry
 
 LAYER = building.tar(building.directory("d"), building.file("d/x", "text " * 20_000), building.file("y", "y"))
@@ -120,6 +121,35 @@ def test_parts_of_a_layer_are_made_again(foreign: Cli, name: str, how: str) -> N
     assert foreign("cat", "foreign", "d/x").out == b"text " * 20_000
     assert foreign("export", "foreign").out == LAYER or foreign("ls", "-R", "foreign").lines
     assert foreign("layer", "foreign", "0").out == LAYER
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _turned(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@needs_driver("erofs")
+@pytest.mark.parametrize("name", ["metadata", "record", "side"])
+@pytest.mark.parametrize("damage", [Path.unlink, _cut, _turned])
+def test_what_is_mounted_in_place_is_made_again(
+    cli: Cli, disk: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    odd = building.tar(building.file("odd", "o" * 5_000), building.file("d/x", "text " * 20_000))
+    cli("load", "-q", building.layout(disk / "layout", [odd], tag="it"))
+    cli("--driver", "erofs", "create", "-q", "it", "--name", "s")
+    for path in cli.root.glob(f"rootfs/*/{name}"):
+        damage(path)
+    place = cli("mount", "s").text.strip()
+    try:
+        assert Path(place, "odd").read_text() == "o" * 5_000
+        assert Path(place, "d/x").read_text() == "text " * 20_000
+    finally:
+        cli("umount", "s")
 
 
 def test_a_wrong_byte_in_a_tar_is_told_and_mended(foreign: Cli) -> None:

@@ -61,7 +61,25 @@ def _with_half_a_tar(path):
         tar.truncate(5000)
 
 
+def _with_a_directory_for_a_tar(path):
+    (path / TAR_NAME).unlink()
+    (path / TAR_NAME).mkdir()
+
+
+def _with_a_directory_for_an_index(path):
+    (path / INDEX_NAME).unlink()
+    (path / INDEX_NAME).mkdir()
+
+
+def _a_file(path):
+    shutil.rmtree(path)
+    path.write_bytes(b"no layer")
+
+
 DAMAGES = [
+    _with_a_directory_for_a_tar,
+    _with_a_directory_for_an_index,
+    _a_file,
     _without,
     _without_index,
     _without_tar,
@@ -158,6 +176,27 @@ def test_a_layer_whose_blob_is_damaged_cannot_be_made_again(disk):
             list(store.image("it").walk())
         assert not store.layers.path(image.diff_ids[0]).exists()
         assert [path.name for path in (store.root / "ingest").iterdir() if path.name != "layout.lock"] == []
+
+
+TREE_DAMAGES = {
+    "gone": shutil.rmtree,
+    "a file": lambda path: (shutil.rmtree(path), path.write_bytes(b"no tree")),
+    "without its mark": lambda path: path.with_name(f"{path.name}.boot").unlink(),
+    "of another boot": lambda path: path.with_name(f"{path.name}.boot").write_text("another"),
+    "with a damaged mark": lambda path: path.with_name(f"{path.name}.boot").write_bytes(b"\xff\xfe"),
+}
+
+
+@pytest.mark.needs_driver("overlay")
+@pytest.mark.parametrize("damage", TREE_DAMAGES)
+def test_a_damaged_directory_of_a_layer_is_made_again(store, stored, damage):
+    snapshot = store.prepare("it", "s", driver="overlay")
+    for form, chain_id in list(store.trees.walk()):
+        TREE_DAMAGES[damage](store.trees.path(form, chain_id))
+    with lamella.Store.open(store.root) as other, other.snapshot("s").mount() as root:
+        assert (root / "d/x").read_text() == "x" * 70_000
+        assert not (root / "gone").exists()
+    snapshot.remove()
 
 
 def test_directories_of_layers_are_made_again(store, stored):

@@ -92,7 +92,7 @@ class TreeStore:
             with os_errors(str(target)):
                 target.mkdir(mode=0o700)
                 extract(under, tree, target, form, lowers=lowers, progress=progress, key=key)
-                if path.is_dir():
+                if os.path.lexists(path):
                     os.rename(path, target.with_name(f"{target.name}-old"))
                 drop_temporaries(_boot_mark(path))
                 write_atomic(_boot_mark(path), processes.boot_id().encode())
@@ -132,8 +132,8 @@ def _boot_mark(path: Path) -> Path:
 def _is_whole(path: Path) -> bool:
     """Whether a directory is there and was written since the machine started; a power cut may have cut an older one."""
     try:
-        return _boot_mark(path).read_text() == processes.boot_id() and path.is_dir()
-    except FileNotFoundError:
+        return _boot_mark(path).read_bytes() == processes.boot_id().encode() and path.is_dir()
+    except (FileNotFoundError, IsADirectoryError):
         return False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -87,8 +86,9 @@ def _readers(
         if content.stored(blob) is not None:
             yield content.open(blob)
     tar = graph.layers.path(diff_id) / TAR_NAME
-    with suppress(FileNotFoundError):
-        file = FileIO(tar, "rb")
+    if tar.is_file():
+        with os_errors(str(tar)):
+            file = FileIO(tar, "rb")
         yield VerifiedReader(file, diff_id, os.fstat(file.fileno()).st_size)
     for blob, size in blobs.items():
         fetched = restorer.fetch(blob, size) if content.stored(blob) is None else None
