@@ -371,8 +371,10 @@ class Graph:
             raise NotFound(f"No such id: {image.id}", code="graph-no-such-id")
         try:
             kept = self.checksums().get(image.id) or compute()
-            with suppress(AccessDenied):
-                kept = self.update_checksums({image.id: kept}).get(image.id, kept)
+            if self.layout.checksums is not None:
+                with suppress(AccessDenied), self.locked():
+                    if os.path.lexists(self.root / image.id):  # not of one that was removed meanwhile
+                        kept = self._keep_checksums(self.layout.checksums, {image.id: kept})[image.id]
         finally:
             lock.release()
         return kept

@@ -212,14 +212,14 @@ class GraphImage:
 
     def walk_history(self) -> Iterator[GraphImage]:
         """The image, its parent, and so on down to the base. Raises Integrity for a missing parent and for a cycle."""
-        seen: list[str] = []
+        seen: dict[str, int] = {}
         image: GraphImage | None = self
         while image is not None:
             if image.id in seen:
-                ring = " -> ".join(short_id(id) for id in (*seen[seen.index(image.id) :], image.id))
+                ring = " -> ".join(short_id(id) for id in (*list(seen)[seen[image.id] :], image.id))
                 text = f"its ancestors lead back to it: {ring}"
                 raise Integrity(text, code="graph-cycle", subject=f"image {self.id}")
-            seen.append(image.id)
+            seen[image.id] = len(seen)
             yield image
             image = image.get_parent()
 

@@ -72,8 +72,8 @@ class Layout:
 
     @property
     def home(self) -> Path:
-        """The directory that the graph's own is in."""
-        return self.root.parent
+        """What holds names and drivers: the directory around one called ``graph``; else the graph's own."""
+        return _home_of(self.root)
 
     @property
     def temporary(self) -> Path:
@@ -138,12 +138,15 @@ def is_whole(form: GraphForm, layer: Path) -> bool:
     return form is GraphForm.VFS and layer.name != LAYER
 
 
+def _home_of(root: Path) -> Path:
+    return root.parent if root.name == "graph" else root
+
+
 def _form_of(root: Path) -> GraphForm:
-    if root.name == "graph":
-        if (root.parent / "aufs" / "diff").is_dir():
-            return GraphForm.AUFS
-        if (root.parent / "vfs" / "dir").is_dir():
-            return GraphForm.VFS
+    if (_home_of(root) / "aufs" / "diff").is_dir():
+        return GraphForm.AUFS
+    if (_home_of(root) / "vfs" / "dir").is_dir():
+        return GraphForm.VFS
     if (root / "_tmp").is_dir() or next(root.glob(f"*/{LAYER_SIZE}"), None) is not None:
         return GraphForm.V0_6
     return GraphForm.V0_4

@@ -92,7 +92,7 @@ def mounted(root: Path) -> bool:
             place = root.resolve(strict=True)
         except FileNotFoundError:
             return False
-        if mountinfo.mount_at(place) is not None or place.stat().st_dev != place.parent.stat().st_dev:
+        if mountinfo.mount_at(place) is not None:
             return True
     found = _read_record(root)
     return found is not None and mounting.is_mounted(found)
@@ -181,7 +181,7 @@ class Branch:
             have = self.form
             with os.scandir(self.rw) as entries:
                 empty = next(entries, None) is None
-            if have is form and not (empty and form is Form.PLAIN):
+            if (have is form or empty) and not (empty and form is Form.PLAIN):
                 if empty:
                     dress_directory(self.rw, branch_trees(layers, None)[0].root.entry, form)
                 self._note(form)
@@ -242,9 +242,33 @@ class Branch:
 
 
 def _has_marks(layer: Path) -> bool:
-    """Whether a branch holds whiteouts, or what AUFS keeps for itself."""
-    prefix = os.fsdecode(whiteouts.PREFIX)
-    return any(name.startswith(prefix) for _, names, files in os.walk(layer) for name in (*names, *files))
+    """Whether a branch holds what an overlay would not show as AUFS does: its whiteouts, or what looks like one's."""
+    if _is_marked(os.fsencode(layer)):
+        return True
+    pending = [os.fsencode(layer)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith(whiteouts.PREFIX) or _is_marked(entry.path):
+                    return True
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False) and _is_overlay_whiteout(entry.path):
+                    return True
+    return False
+
+
+def _is_marked(path: bytes) -> bool:
+    """Whether a file has an xattr that an overlay takes for its own."""
+    try:
+        return any(".overlay." in name for name in os.listxattr(path, follow_symlinks=False))
+    except OSError:  # no xattrs here, or none that we may see
+        return False
+
+
+def _is_overlay_whiteout(path: bytes) -> bool:
+    status = os.lstat(path)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _form_of(rw: Path) -> Form:
@@ -258,8 +282,7 @@ def _form_of(rw: Path) -> Form:
         for name in (*names, *files):
             if name.startswith(prefix) and name != prefix:
                 return Form.AUFS
-            status = os.lstat(os.path.join(directory, name))
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            if _is_overlay_whiteout(os.path.join(directory, name)):
                 return Form.OVERLAY
     return Form.AUFS
 
