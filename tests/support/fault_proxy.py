@@ -143,7 +143,11 @@ class FaultProxy:
 
 
 class _Close(Exception):
-    """Ends a connection, with what was sent so far."""
+    """Ends a connection in order, so that what was sent so far arrives."""
+
+
+class _Reset(_Close):
+    """Ends a connection as a crash does: what is under way may be lost."""
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -154,12 +158,15 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self.connection.settimeout(60)
-        with suppress(_Close, ConnectionError, TimeoutError, http.client.HTTPException):
-            while self._one():
-                pass
-        with suppress(OSError):
-            # With a reset rather than an orderly end where something is unread: as broken connections are.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        try:
+            with suppress(ConnectionError, TimeoutError, http.client.HTTPException):
+                while self._one():
+                    pass
+        except _Reset:
+            with suppress(OSError):
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except _Close:
+            pass
 
     # -- one request
 
@@ -194,7 +201,7 @@ class _Handler(socketserver.StreamRequestHandler):
         if fault is None or action is None:
             return
         if action == "refuse":
-            raise _Close
+            raise _Reset
         if action == "garbage":
             self._last(b"\x00\xffthis is no HTTP\r\n\r\n" * 3)
         if action == "flood":
@@ -287,7 +294,7 @@ class _Handler(socketserver.StreamRequestHandler):
             upstream.send(data[: fault.at - sent])
             if fault.action == "stall-request":
                 self._wait()
-            raise _Close
+            raise _Reset
         if fault.action == "corrupt-request":
             at = fault.at - sent
             return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]

@@ -64,7 +64,7 @@ def htpasswd(place: Path, *users: tuple[str, str], name: str = "htpasswd") -> Pa
     """A file of users with bcrypt hashes, as apache's tool writes it."""
     path = place / name
     tool = needs.tool("htpasswd")
-    path.write_text("".join(run(tool, "-nbB", "-C", "5", user, password).strip() + "\n" for user, password in users))
+    path.write_text("".join(run(tool, "-nbB", "-C", "4", user, password).strip() + "\n" for user, password in users))
     return path
 
 
@@ -113,6 +113,7 @@ def _config(storage: Path, auth: dict[str, object], tls: Certificate | None, por
             "maintenance": {"uploadpurging": {"enabled": False}},
         },
         "http": http,
+        "validation": {"manifests": {"urls": {"allow": ["^https?://"]}}},
     }
     if auth:
         config["auth"] = auth
