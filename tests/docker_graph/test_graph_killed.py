@@ -1,4 +1,4 @@
-"""A process that writes to a graph and is killed at any of its system calls: all or nothing, and the next one goes on."""
+"""Processes that write to a graph and are killed at any system call: all or nothing, and the next one goes on."""
 
 from __future__ import annotations
 
