@@ -79,16 +79,23 @@ class ErofsReader:
             raise damaged("too short")
         self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
         self._size = size
+        self.inode = lru_cache(maxsize=4096)(self._inode)
+        self._block = lru_cache(maxsize=1024)(self._read_block)
+        try:
+            self._read_super()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_super(self) -> None:
         fields = _SUPER.unpack_from(self._map, _SUPER_AT)
         magic, block_bits, root, self.inodes, self.blocks, meta, xattrs, self.uuid, features, self.device_count = fields
         if magic != _MAGIC or block_bits != 9 or features & ~_FEATURES:
             raise damaged("not an image of ours")
-        if self.blocks * BLOCK > size:
+        if self.blocks * BLOCK > self._size:
             raise damaged("it is cut")
         self._meta, self._xattrs_at = meta * BLOCK, xattrs * BLOCK
         self.root = root
-        self.inode = lru_cache(maxsize=4096)(self._inode)
-        self._block = lru_cache(maxsize=1024)(self._read_block)
         if self.inode(root).mode & S_IFMT != S_IFDIR:
             raise damaged("its root is no directory")
 
