@@ -1,0 +1,66 @@
+"""What a graph acknowledged is there when the power goes: on a file system that forgets what was not synced."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+from graph_support import image, layer
+
+from lamella import TreeView
+from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.testing import powercut
+from lamella.testing.powercut import CuttableDisk
+from support.building import directory, file, gone, tar
+
+LAYER = tar(directory("d"), *(file(f"d/{number}", f"{number}" * 5000) for number in range(40)))
+
+
+@pytest.fixture
+def power(tmp_path):
+    if reason := powercut.missing():
+        pytest.skip(reason)
+    with CuttableDisk.make(tmp_path).mounted() as disk:
+        yield disk
+
+
+def lose_power(disk):
+    disk.cut()
+    disk.restart()
+
+
+@pytest.mark.parametrize("form", list(GraphForm), ids=lambda form: form.name)
+def test_each_thing_that_was_acknowledged(power, form):
+    def graph():
+        return Graph.open(power.path / "docker" / "graph", form=form)
+
+    base = graph().create(io.BytesIO(LAYER))
+    lose_power(power)
+    assert len(list(TreeView(graph().get(base.id).tree()).walk())) == 42
+    assert TreeView(graph().get(base.id).tree()).open("d/7").read() == b"7" * 5000
+    child = graph().register(image(parent=base.id), layer(file("new", "new"), gone("d/7")), keep_archive=True)
+    graph().tags.set("r", "t", child.id)
+    sum = graph().get(child.id).checksum()
+    lose_power(power)
+    assert graph().tags.lookup("r:t").id == child.id
+    assert graph().get(child.id).checksum() == sum
+    assert graph().checksums() == ({child.id: sum} if form is GraphForm.V0_4 else {})
+    assert not TreeView(graph().get(child.id).tree()).exists("d/7")
+    graph().delete(child.id, force=True)
+    lose_power(power)
+    assert [found.id for found in graph().all()] == [base.id]
+    assert graph().tags.repositories == {}
+
+
+def test_the_control_loses_what_was_not_synced(power, monkeypatch):
+    from lamella._sys import syscalls
+
+    Graph.open(power.path / "graph")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: None)
+        patch.setattr(syscalls, "syncfs", lambda fd: None)
+        made = Graph.open(power.path / "graph").create(io.BytesIO(LAYER))
+        assert TreeView(made.tree()).exists("d/7")
+    lose_power(power)
+    assert not (power.path / "graph" / made.id / "json").exists()
