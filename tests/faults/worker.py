@@ -34,8 +34,8 @@ class Worker:
 
     def work(self, count: int) -> None:
         """So many operations."""
-        always: list[Callable[[], None]] = [self.import_, self.import_, self.load, self.gc, self.read]
-        with_names = [self.tag, self.rmi, self.prepare, self.prepare]
+        always: list[Callable[[], None]] = [self.import_, self.import_, self.load, self.gc, self.read, self.prune]
+        with_names = [self.tag, self.rmi, self.prepare, self.prepare, self.save]
         with_snapshots = [self.mount, self.commit, self.fork, self.roll_back, self.remove]
         for _ in range(count):
             choices = always + (with_names if self.names else []) + (with_snapshots if self.snapshots else [])
@@ -85,6 +85,23 @@ class Worker:
 
     def gc(self) -> None:
         self._store.gc()
+
+    def prune(self) -> None:
+        """Drop what can be had again, or have all of it again."""
+        match self._random.randrange(4):
+            case 0:
+                self._store.prune(compressed=True)
+            case 1:
+                self._store.prune(trees=True)
+            case 2:
+                self._store.prune(compressed=True, trees=True)
+            case _:
+                self._store.restore_blobs()
+
+    def save(self) -> None:
+        """An image of one's own, to memory's end: every blob of it is read and checked."""
+        with self._store.lease("reading") as lease:
+            self._store.save(self.names[:1], lease.directory / "saved", format="oci-dir")
 
     def read(self) -> None:
         """Every file of an image or of a snapshot of one's own."""
