@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import os
+import subprocess
 import tarfile
 from contextlib import closing
 from dataclasses import replace
@@ -18,17 +19,19 @@ import pytest
 
 import lamella
 from lamella.errors import AlreadyExists, Conflict, Integrity, InvalidInput, LamellaError, NotFound
-from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
 from lamella.formats.docker_graph_sink import DockerGraphSink
 from lamella.formats.docker_graph_source import DockerGraphSource
 from lamella.formats.oci_layout_sink import OciLayoutSink
 from lamella.images.create import Recipe
 from lamella.layers.compare import compare
+from lamella.layers.view import TreeView
 from lamella.spec import v1image
 from lamella.spec.endpoint import ImageSink, ImageSource
 from lamella.spec.platform import Platform
 from lamella.transfer.copy import copy_images
-from support import building
+from support import building, needs
+from support.trees import assert_same, read_directory, read_view, without
 
 IDS = tuple(hashlib.sha256(b"graph %d" % n).hexdigest() for n in range(4))
 BASE = building.tar(
@@ -353,3 +356,45 @@ class TestExport:
         assert isinstance(sink, ImageSink)
         copy_images(Lying(), sink)
         assert Graph.open(disk / "out").ids() == [IDS[0]]
+
+
+@pytest.mark.needs_root
+class TestRealBranches:
+    """Three branches of a real AUFS union as the layers of three images, archived as docker 0.4.0 archived them.
+
+    That ``two`` and ``two-link`` are one file only inode numbers could tell, which a tar does not have.
+    """
+
+    PAIR = (b"two", b"two-link")
+
+    @pytest.fixture
+    def union(self, disk):
+        """The directory of a graph of them, and what the kernel showed of their union."""
+        graph = Graph.open(disk / "docker" / "graph")
+        parent = ""
+        for n, name in enumerate(("l1", "l2", "rw")):
+            raw = record(n, n - 1 if n else None)
+            with open(needs.images() / "aufs" / f"{name}.tar", "rb") as layer:
+                parent = graph.register(GraphImage.from_json(raw), layer, keep_archive=True).id
+        graph.tags.set("union", "1", parent)
+        (disk / "union").mkdir()
+        subprocess.run(["tar", "xpf", needs.images() / "aufs/union.tar", "-C", disk / "union"], check=True)
+        return disk / "docker", without(read_directory(disk / "union"), "group", at=self.PAIR)
+
+    def test_imported_it_is_what_the_kernel_showed(self, store, union):
+        docker, expected = union
+        store.import_graph(docker)
+        assert_same(without(read_view(store.image("union:1").files), "group", at=self.PAIR), expected)
+
+    @pytest.mark.parametrize("form", GraphForm)
+    def test_exported_it_still_is_and_the_archives_are_the_same_bytes(self, store, union, disk, form):
+        docker, expected = union
+        store.import_graph(docker)
+        store.export_graph(["union:1"], disk / "out", form=form)
+        graph = Graph.open(disk / "out", create=False)
+        found = read_view(TreeView(graph.tags.lookup("union:1").tree()))
+        assert_same(without(found, "group", at=self.PAIR), expected)
+        if form is GraphForm.V0_4:
+            for n, name in enumerate(("l1", "l2", "rw")):
+                stored = (disk / "out/graph" / IDS[n] / "layer.tar.xz").read_bytes()
+                assert stored == (needs.images() / "aufs" / f"{name}.tar").read_bytes()
