@@ -209,6 +209,7 @@ class Snapshot:
         """
         snapshotter = self._store.snapshotter
         in_place = mounting.driver(self.record.driver).in_place
+        self._store.reserve.spend()
         has_directory = snapshotter.path(self.key).is_dir()
         locked = snapshotter.lock(self.key) if has_directory else nullcontext()
         with self._store.lease(f"remove {self.key}") as lease, locked:

@@ -42,6 +42,7 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
 from lamella.store.exchange import Exchange
 from lamella.store.layout import write_layout
+from lamella.store.reserve import Reserve
 from lamella.store.snapshot import Snapshot
 from lamella.transfer.accept import Accepted, accept
 from lamella.transfer.copy import copy_images
@@ -76,6 +77,8 @@ class Store(Exchange):
         self._forced_driver = driver
         with os_errors(str(root)):
             (root / "ingest").mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.reserve = Reserve(root)
+        self.reserve.spend()
         self.catalog = SqliteCatalog(root / "catalog.db")
         self.layers = LayerStore(root / "layers", rebuild=self._rebuild)
         self.restorer = Restorer(self.catalog, self.layers, refetch=refetch)
@@ -85,6 +88,7 @@ class Store(Exchange):
         self.snapshotter = Snapshotter(root / "snapshots", self.layers, self.trees, self.rootfs, limits=limits)
         self.graph = Graph(self.content, self.catalog, self.layers, limits)
         self.sync_layout()
+        self.reserve.keep()
 
     @classmethod
     def open(
@@ -105,6 +109,7 @@ class Store(Exchange):
     def close(self) -> None:
         """Give back what the store holds. Mounts stay."""
         self.catalog.close()
+        self.reserve.keep()
 
     def __enter__(self) -> Self:
         return self
@@ -284,6 +289,7 @@ class Store(Exchange):
         Raises FailedPrecondition, naming them, if an image has children or snapshots (with ``force`` its names go and
         it stays for them only), or, found by id, more than one name.
         """
+        self.reserve.spend()
         removed = remove_images(self.graph, self.holdings, names, force=force)
         self.sync_layout()
         return removed
@@ -310,6 +316,7 @@ class Store(Exchange):
     def discard_blob(self, digest: Digest, *, own_leases: Sequence[str] = ()) -> None:
         """Remove a blob that nothing needs. Raises NotFound, FailedPrecondition (``blob-in-use``)."""
         remove_blob(self.holdings, digest, own_leases=own_leases)
+        self.sync_layout()
 
     def changes(self, old: Image | None, new: Image | Path, *, progress: Progress = NO_PROGRESS) -> list[Change]:
         """What leads from an image to another, or to a directory of the host; None is an empty tree."""
@@ -414,6 +421,7 @@ class Store(Exchange):
 
     def gc(self, *, dry_run: bool = False) -> Report:
         """Remove what no name, snapshot or live lease reaches; with ``dry_run`` only report it."""
+        self.reserve.spend()
         return collect(self.holdings, dry_run=dry_run)
 
     def add_file_digests(self, images: Sequence[Image] | None = None, *, progress: Progress = NO_PROGRESS) -> int:
