@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import lzma
 import ssl
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -367,6 +369,34 @@ def test_layers_that_are_none_are_kept_and_never_unpacked(root, layer):
         assert list(store.layers.walk()) == []
         with pytest.raises(InvalidInput):
             store.image("app:1")
+    whole(root)
+
+
+def test_a_manifest_that_comes_twice_at_once_is_unpacked_once(root):
+    image = wire.image_of(building.tar(building.file("noise", wire.noise(8 << 20))))
+    with served(root, "--writable") as server, ThreadPoolExecutor(3) as pool:
+        asked = server.wire
+        for blob in image.blobs.values():
+            asked.put_blob("app", blob)
+        answers = pool.map(lambda tag: asked.put_manifest("app", tag, image.raw), ("a", "b", "c"))
+        assert [answer.status for answer in answers] == [201, 201, 201]
+    whole(root)
+
+
+def test_blobs_that_were_pruned_are_served(root, disk):
+    (disk / "root.tar.xz").write_bytes(lzma.compress(building.tar(building.file("noise", wire.noise(50_000)))))
+    with lamella.Store.open(root) as store:  # what is compressed here can be compressed again
+        layer = store.import_rootfs(disk / "root.tar.xz", "app:1").manifest.layers[0].digest
+        data = store.content.read(layer, limit=1 << 20)
+        store.prune(compressed=True)
+        assert store.content.stored(layer) is None
+        with served(root) as server:
+            asked = server.wire
+            assert int(asked.ask("HEAD", f"/v2/app/blobs/{layer}").headers["content-length"]) == len(data)
+            part = asked.ask("GET", f"/v2/app/blobs/{layer}", headers={"Range": "bytes=50-59"})
+            assert (part.status, part.body) == (206, data[50:60])
+            assert asked.ask("GET", f"/v2/app/blobs/{layer}").body == data
+        assert store.content.stored(layer) is None, "nothing was written"
     whole(root)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 from anyio.to_thread import run_sync
@@ -88,7 +89,7 @@ async def get_blob(request: Request) -> Response:
         reader: Reader = await run_sync(lambda: service.store.content.open(digest))
         return StreamingResponse(_stream(reader), 200, {**headers, "Content-Length": str(size)}, OCTETS)
     start, length = part
-    reader = await run_sync(lambda: _Part(_path(service, digest), start, length))
+    reader = await run_sync(lambda: _part(service, digest, start, length))
     headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
     return StreamingResponse(_stream(reader), 206, {**headers, "Content-Length": str(length)}, OCTETS)
 
@@ -98,11 +99,13 @@ def _size(service: Service, digest: Digest) -> int:
     return service.store.content.info(digest).size
 
 
-def _path(service: Service, digest: Digest) -> Path:
-    path = service.store.content.path(digest)
-    if path is None:
-        raise Refusal(404, "BLOB_UNKNOWN", "there is no such blob")
-    return path
+def _part(service: Service, digest: Digest, start: int, length: int) -> Reader:
+    """A range of a blob: of its file, or, where it has none at the moment, of what it is made of anew."""
+    path = service.store.content.stored(digest)
+    if path is not None:
+        with suppress(NotFound):  # it may be dropped in this moment
+            return _FilePart(path, start, length)
+    return _StreamPart(service.store.content.open(digest), start, length)
 
 
 async def _stream(reader: Reader) -> AsyncIterator[bytes]:
@@ -113,7 +116,7 @@ async def _stream(reader: Reader) -> AsyncIterator[bytes]:
         reader.close()
 
 
-class _Part:
+class _FilePart:
     """A range of a file, which is not checked: only the whole could be."""
 
     def __init__(self, path: Path, start: int, length: int) -> None:
@@ -140,3 +143,28 @@ class _Part:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class _StreamPart:
+    """A range of a stream, which it owns."""
+
+    def __init__(self, stream: Reader, start: int, length: int) -> None:
+        self._stream, self._skip, self._left = stream, start, length
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; empty at the end."""
+        while self._skip:
+            self._skip -= len(self._more(min(self._skip, _CHUNK)))
+        data = self._more(min(size, self._left)) if self._left else b""
+        self._left -= len(data)
+        return data
+
+    def _more(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if not data:
+            raise Integrity("the blob ends too early", code="size-mismatch")
+        return data
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()

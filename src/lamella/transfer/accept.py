@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from lamella.archive.compression import Compression
 from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
 from lamella.errors import (
+    Conflict,
     Integrity,
     InvalidInput,
     LamellaError,
@@ -33,6 +36,7 @@ from lamella.spec.digest import Digest
 from lamella.spec.documents import ImageConfig, Index, Manifest
 from lamella.spec.reference import Reference
 
+_POLL = 0.05
 _NOT_OF_THE_IMAGE = frozenset({"disk-full", "os-limit", "size-mismatch", "digest-mismatch"})
 """Failures to read or write here, which say nothing about what was sent."""
 
@@ -178,13 +182,34 @@ def _checked_config(graph: Graph, content: LocalContent, lease: Lease, manifest:
 def index_layer(graph: Graph, content: LocalContent, lease: Lease, blob: Descriptor) -> Digest:
     """Unpack and index the layer that is in ``blob``, unless that was done before; its diff_id.
 
-    The blob is verified while it is read. Raises what ``ingest_layer`` raises, naming the layer.
+    The blob is verified while it is read. Of several who do this at once, in any process, one works and the others
+    wait. Raises what ``ingest_layer`` raises, naming the layer.
     """
-    known = graph.catalog.blob_diff(blob.digest)
-    if known is not None:
-        lease.hold(known)
-        if graph.layers.has(known):
-            return known
+    with _turn(content, blob.digest):
+        known = graph.catalog.blob_diff(blob.digest)
+        if known is not None:
+            lease.hold(known)
+            if graph.layers.has(known):
+                return known
+        return _index(graph, content, lease, blob)
+
+
+@contextmanager
+def _turn(content: LocalContent, blob: Digest) -> Iterator[None]:
+    """One's turn to index a blob: the lock of an ingest into which nothing is written."""
+    while True:
+        try:
+            turn = content.open_ingest(f"index-{blob}")
+            break
+        except Conflict as conflict:
+            if conflict.code != "ingest-busy":
+                raise
+            time.sleep(_POLL)
+    with turn:
+        yield
+
+
+def _index(graph: Graph, content: LocalContent, lease: Lease, blob: Descriptor) -> Digest:
     staging = lease.directory / f"layer-{blob.digest.hex}"
     with os_errors(str(staging)):
         staging.mkdir(mode=0o755, exist_ok=True)

@@ -36,13 +36,15 @@ def remove_blob(holdings: Holdings, digest: Digest, *, own_leases: Collection[st
     Raises NotFound, and FailedPrecondition (``blob-in-use``) when a document or an operation under way needs it.
     """
     catalog = holdings.catalog
-    with catalog.transaction(durable=False):
+    with catalog.transaction():
         if not holdings.content.exists(digest):
             raise NotFound("there is no such blob", code="blob-not-found", subject=f"blob {digest}")
         if catalog.document(digest) is not None or digest in catalog.reachable(_others(holdings, own_leases)).blobs:
             raise FailedPrecondition("images or operations under way need it", code="blob-in-use", subject=str(digest))
-        holdings.content.remove(digest)
+        catalog.remove_dropped_blob(digest)
         catalog.remove_blob_diff(digest)
+        catalog.forget_blob(digest)
+        holdings.content.remove(digest)
 
 
 def _others(holdings: Holdings, own: Collection[str]) -> set[str]:
