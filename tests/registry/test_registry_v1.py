@@ -133,7 +133,7 @@ class TestPull:
     def test_a_tag_that_is_not_there(self, make, disk):
         error = refused(make(), disk, tag="nope")
         assert isinstance(error, NotFound)
-        assert error.reason == "Tag nope not found in repository library/demo"
+        assert error.reason == "Tag nope not found in repository demo"
 
     def test_names_of_more_than_two_parts_are_none(self, make, disk):
         assert refused(make(), disk, name="a/b/c").code == "v1-name"
@@ -249,6 +249,47 @@ class TestEndpoints:
         here = make()
         here.fail[f"GET .*{path}"] = [503, 0]
         pulled(here, disk).close()
+
+
+class TestNames:
+    """Where a name leads, and what the repository is called there."""
+
+    @pytest.mark.parametrize(
+        ("name", "host", "remote"),
+        [("busybox", "index.docker.io", "busybox"), ("fooo/bar", "index.docker.io", "fooo/bar"),
+         ("library/debian", "index.docker.io", "debian"),
+         ("docker.io/docker/docker", "index.docker.io", "docker/docker"),
+         ("ubuntu-12.04-base", "index.docker.io", "ubuntu-12.04-base"),
+         ("127.0.0.1:8000/privatebase", "127.0.0.1:8000", "privatebase"),
+         ("host.example:5000/private/moonbase", "host.example:5000", "private/moonbase"),
+         ("localhost/me/app", "localhost", "me/app")],
+    )  # fmt: skip
+    def test_hosts_and_repositories(self, name, host, remote):
+        found = Client(Reference.parse(name), Access())
+        assert (found.host, found.remote) == (host, remote)
+
+    @pytest.mark.parametrize("name", ["https://github.com/docker/docker", "docker/Docker", "docker///docker"])
+    def test_names_that_are_none(self, name):
+        with pytest.raises(InvalidInput):
+            Client(Reference.parse(name), Access())
+
+    def test_registries_have_no_bare_names(self, make, disk):
+        here = make()
+        pulled(here, disk).close()
+        assert {one.path for one in here.asked("index", path="repositories")} == {"/v1/repositories/demo/images"}
+        assert {one.path for one in here.asked("registry", path="tags")} == {"/v1/repositories/library/demo/tags"}
+
+    def test_several_registries_in_one_header_with_odd_spacing(self, make, disk):
+        here = make("one", "two")
+        here.endpoint_header = f"  {here.endpoints[0]} ,,{here.endpoints[1]},"
+        with closing(client(here)) as mine:
+            assert {entry.id for entry in mine.images()} == set(IDS)
+            assert mine.endpoints == tuple(here.endpoints)
+            assert mine.ancestry(IDS[1]) == [IDS[1], IDS[0]]
+            assert mine.record(IDS[0]).image.raw == here.images[IDS[0]].json
+            for call in (mine.ancestry, mine.record, mine.open_layer):
+                with pytest.raises(NotFound):
+                    call("0" * 64)
 
 
 class TestHostile:
@@ -419,7 +460,7 @@ class TestPush:
 
     def test_the_index_may_send_the_announcement_elsewhere(self):
         with world() as here:
-            here.fail[f"PUT /v1/repositories/{here.remote}/$"] = [f"http://{here.index}/v1/repositories/{here.remote}/"]
+            here.fail["PUT /v1/repositories/demo/$"] = [f"http://{here.index}/v1/repositories/demo/"]
             with closing(client(here)) as mine:
                 push(mine, uploads(), {})
             assert len(here.asked("index", "PUT", "/$")) == 2

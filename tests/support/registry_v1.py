@@ -157,8 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b"true", {"X-Docker-Registry-Standalone": str(here.standalone)})
             return
         path = self.path.removeprefix("/v1/")
-        if self.name == "index" and path.startswith(f"repositories/{here.remote}/") and "/tags" not in path:
-            self._index(path.removeprefix(f"repositories/{here.remote}/"), body)
+        bare = here.remote.removeprefix("library/")
+        if self.name == "index" and path.startswith(f"repositories/{bare}/") and "/tags" not in path:
+            self._index(path.removeprefix(f"repositories/{bare}/"), body)
         elif self.name != "index" or here.standalone:
             self._registry(path, body)
         else:

@@ -63,7 +63,8 @@ class Client:
                 "the protocol of version 1 has names of two parts at most", code="v1-name", subject=reference.familiar
             )
         self.reference, self.limits = reference, limits
-        self.remote = reference.path if "/" in reference.path else f"library/{reference.path}"
+        self.remote = reference.path.removeprefix("library/")
+        """The repository as the index knows it: a bare name is one of the library's."""
         self.host = index or (HUB_INDEX if reference.domain == DEFAULT_DOMAIN else reference.domain)
         self._wire = Wire(access)
         self._credentials = access.credentials or (
@@ -81,6 +82,11 @@ class Client:
     def close(self) -> None:
         """Close every connection."""
         self._wire.close()
+
+    @property
+    def _in_library(self) -> str:
+        """The repository as registries know it, who have no bare names."""
+        return self.remote if "/" in self.remote else f"library/{self.remote}"
 
     def pause(self, failures: int) -> None:
         """Wait before something is tried again."""
@@ -159,7 +165,7 @@ class Client:
 
     def tags(self) -> dict[str, str]:
         """The tags of the repository, and the id of each."""
-        raw = self._document(f"repositories/{self.remote}/tags", "asking for the tags")
+        raw = self._document(f"repositories/{self._in_library}/tags", "asking for the tags")
         tags = jsondoc.parse_object(raw, "the list of tags", limits=self.limits)
         return {tag: check_id(jsondoc.field(tags, tag, str, "the list of tags")) for tag in tags}
 
@@ -273,7 +279,7 @@ class Client:
 
     def put_tag(self, endpoint: str, tag: str, identity: str) -> None:
         """Point a tag at an image."""
-        path = f"repositories/{self.remote}/tags/{tag}"
+        path = f"repositories/{self._in_library}/tags/{tag}"
         answer = self._ask(endpoint, "PUT", path, headers=_JSON, body=json.dumps(identity).encode())
         _check(answer, f"pushing the tag {tag}", 200, 201)
 
