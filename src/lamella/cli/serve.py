@@ -54,9 +54,10 @@ def command(
 ) -> None:
     """Serve the store as a registry.
 
-    Until it is interrupted, clients of registries (docker, podman, skopeo, lamella) pull every image that has a name, by the
-    name that it has here: app:1 is HOST:PORT/app:1, quay.io/org/app:1 is HOST:PORT/quay.io/org/app:1. With --writable what is pushed to
-    HOST:PORT/app:1 is app:1 here, unpacked and ready to be mounted. The address is printed when clients can connect.
+    Until it is interrupted, clients of registries (docker, podman, skopeo, lamella) pull every image that has a name,
+    by the name that it has here: app:1 is HOST:PORT/app:1, quay.io/org/app:1 is HOST:PORT/quay.io/org/app:1. With
+    --writable what is pushed to HOST:PORT/app:1 is app:1 here, unpacked and ready to be mounted. The address is
+    printed when clients can connect.
 
     Whoever can connect can read everything; --htpasswd lets in users only. Without TLS passwords can be read on the
     way: use it for this machine, or behind a proxy.
