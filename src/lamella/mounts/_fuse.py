@@ -22,7 +22,7 @@ _DEVICE = "/dev/fuse"
 _SOURCE = "lamella"
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from lamella.mounts.fuse_server import main; main()"
 _MARK = b"from lamella.mounts.fuse_server import main"
-_PATIENCE = 2.0
+_PATIENCE = 0.5
 _BY_HELPER = "ro,default_permissions,fsname=lamella,subtype=lamella"
 
 
