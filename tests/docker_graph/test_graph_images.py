@@ -468,6 +468,19 @@ class TestHistory:
             graph.get(made.id).history()
 
 
+def test_more_layers_than_the_limit(graph):
+    parent = ""
+    for number in range(1001):
+        id = f"{number:064x}"
+        (graph.root / id / "layer").mkdir(parents=True)
+        (graph.root / id / "json").write_bytes(Record(id=id, parent=parent).render())
+        parent = id
+    with pytest.raises(errors.ResourceExhausted, match="more than 1000 layers"):
+        graph.get(parent).layers()
+    with pytest.raises(errors.ResourceExhausted):
+        graph.register(image(parent=parent), None)
+
+
 class TestDelete:
     def test_children_keep_their_parent(self, any_graph):
         base, child = chain(any_graph, 2)

@@ -213,9 +213,19 @@ class Graph:
             raise InvalidInput("an image that is its own parent", code="graph-cycle", subject=f"image {id}")
         self._check_new(id)
         self._check_parent(image)
+        self.progress.start(image.short_id, "registering")
+        try:
+            self._add(image, layer, keep_archive=keep_archive)
+        except BaseException:
+            self.progress.done(image.short_id, "failed")
+            raise
+        self.progress.done(image.short_id)
+        return image.within(self)
+
+    def _add(self, image: GraphImage, layer: Reader | None, *, keep_archive: bool) -> None:
         below = self._below(image)
         with self.temporary() as scratch:
-            built = scratch / id
+            built = scratch / image.id
             image.assemble(
                 built,
                 layer,
@@ -226,14 +236,13 @@ class Graph:
                 progress=self.progress,
             )
             with self.locked():
-                self._check_new(id)
+                self._check_new(image.id)
                 self._check_parent(image)
-                self._publish(built, id, image, scratch)
-        return image.within(self)
+                self._publish(built, image, scratch)
 
     def _below(self, image: GraphImage) -> MergedTree:
         """The tree that the layer of a new image stands on."""
-        layers = self.get(image.parent).layers() if image.parent else []
+        layers = self.get(image.parent).layers(limits=self.limits) if image.parent else []
         return self._stacks.tree(layers)
 
     def _check_parent(self, image: GraphImage) -> None:
@@ -249,12 +258,12 @@ class Graph:
         if (self.root / id / places.JSON).exists():
             raise AlreadyExists(f"Image {id} already exists", code="graph-image-exists")
 
-    def _publish(self, built: Path, id: str, image: GraphImage, scratch: Scratch) -> None:
+    def _publish(self, built: Path, image: GraphImage, scratch: Scratch) -> None:
         """Move a finished image to its place; the rename of its record's directory is what makes it one."""
-        target = self.root / id
+        target = self.root / image.id
         with os_errors(str(target)):
             if self.layout.form.has_driver:
-                self._publish_driver(built, id, image, scratch)
+                self._publish_driver(built, image, scratch)
             try:
                 os.rename(built, target)
             except OSError as error:
@@ -264,18 +273,18 @@ class Graph:
                 raise Conflict(text, code="graph-leftover", subject=str(target)) from error
             fsync_dir(self.root)
 
-    def _publish_driver(self, built: Path, id: str, image: GraphImage, scratch: Scratch) -> None:
-        for number, place in enumerate(self.layout.driver_places(id)):
+    def _publish_driver(self, built: Path, image: GraphImage, scratch: Scratch) -> None:
+        for number, place in enumerate(self.layout.driver_places(image.id)):
             place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             if os.path.lexists(place):  # of a killed register: no record, so nobody's
                 os.rename(place, scratch / f"stale-{number}")
-        os.rename(built / places.LAYER, self.layout.layer(id))
+        os.rename(built / places.LAYER, self.layout.layer(image.id))
         if self.layout.form is GraphForm.AUFS:
-            layers, _, mounted = self.layout.driver_places(id)
+            layers, _, mounted = self.layout.driver_places(image.id)
             ancestors = [found.id for found in self.get(image.parent).walk_history()] if image.parent else []
             write_atomic(layers, "".join(f"{found}\n" for found in ancestors).encode())
             mounted.mkdir(mode=0o755)
-        for place in self.layout.driver_places(id):
+        for place in self.layout.driver_places(image.id):
             fsync_dir(place.parent)
 
     # -- removing

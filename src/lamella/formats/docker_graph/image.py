@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol, Self, cast
 
 from lamella._sys.files import fsync_dir, os_errors, sync_tree, write_atomic
 from lamella.archive.compression import Compression
-from lamella.errors import AlreadyExists, FailedPrecondition, Integrity, InvalidInput, NotFound
+from lamella.errors import AlreadyExists, FailedPrecondition, Integrity, InvalidInput, NotFound, ResourceExhausted
 from lamella.formats.docker_graph import union, unpacking
 from lamella.formats.docker_graph.checksums import TarSumVersion, checksum, tarsum
 from lamella.formats.docker_graph.ids import short_id, validate_id
@@ -232,14 +232,17 @@ class GraphImage:
         """How many layers it has, its own included."""
         return len(self.history())
 
-    def layers(self) -> list[Path]:
-        """The directories that a union of the image stacks, child first."""
+    def layers(self, *, limits: Limits = DEFAULT_LIMITS) -> list[Path]:
+        """The directories that a union of the image stacks, child first. Raises ResourceExhausted over the limit."""
         found: list[Path] = []
         for image in self.walk_history():
             directory = image.layer()
             found.append(directory)
             if is_whole(self._home("root").layout.form, directory):
                 break
+            if len(found) > limits.layers:
+                text = f"more than {limits.layers} layers"
+                raise ResourceExhausted(text, code="layer-count", subject=f"image {self.id}")
         return found
 
     # -- mounting
