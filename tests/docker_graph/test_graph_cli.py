@@ -113,6 +113,19 @@ class TestListing:
         assert "couldn't load" in done.stderr
         assert "gone" not in done.stdout
 
+    def test_damage_is_told_and_the_rest_is_shown(self, docker, family):
+        graph, base, child, _, leaf = family
+        (graph.root / child.id / "json").write_bytes(b"{")
+        for words in (["images", "-s"], ["tree"], ["viz"], ["images", "-a", "--json"]):
+            done = docker.run(*words)
+            assert done.returncode == 0
+            assert child.short_id in done.stderr
+            assert leaf.short_id in done.stdout
+        assert f"{leaf.short_id} Virtual Size: N/A Tags: me/app:1" in docker("tree")
+        assert docker.fails(14, "history", "me/app:1")
+        (graph.root / base.id / "json").unlink()
+        assert "base" not in docker("images")
+
     def test_tree(self, docker, family):
         _, base, child, other, leaf = family
         assert docker("tree").splitlines() == docker("images", "--tree").splitlines()

@@ -326,6 +326,11 @@ class TestHostile:
         assert refused(here, disk).code == "v1-id"
         assert not here.asked(path="passwd")
 
+    def test_more_ancestors_than_the_limit_are_not_fetched(self, make, disk):
+        here = make()
+        assert refused(here, disk, layers=2).code == "layer-count"
+        assert not here.asked(path="/json$")
+
     def test_documents_over_the_limit(self, make, disk):
         assert refused(make(), disk, document_bytes=50).code == "document-size"
         assert refused(make(), disk, layer_bytes=5000).code == "layer-size"

@@ -26,12 +26,21 @@ def draw(graph: Graph, name: str | None, *, full: bool, dot: bool) -> None:
         write_text(line)
 
 
-def virtual_size(image: GraphImage) -> str:
-    """The bytes of an image and all below it; of one whose ancestors are damaged nobody knows."""
+def sizes(image: GraphImage) -> tuple[int | None, int | None]:
+    """The bytes of an image's layer, and those of all below it too; None where damage keeps one from knowing."""
     try:
-        return human_size(image.virtual_size)
+        own = image.size
     except LamellaError:
-        return "N/A"
+        return None, None
+    try:
+        return own, image.virtual_size
+    except LamellaError:
+        return own, None
+
+
+def show_size(size: int | None) -> str:
+    """Bytes for people."""
+    return "N/A" if size is None else human_size(size)
 
 
 def _id(image: GraphImage, *, full: bool) -> str:
@@ -44,7 +53,7 @@ def _tree(
     stack = [("", image, number == 0) for number, image in enumerate(reversed(roots))]
     while stack:
         indent, image, last = stack.pop()
-        text = f"{indent}{'└─' if last else '├─'}{_id(image, full=full)} Virtual Size: {virtual_size(image)}"
+        text = f"{indent}{'└─' if last else '├─'}{_id(image, full=full)} Virtual Size: {show_size(sizes(image)[1])}"
         tags = names.get(image.id)
         yield clean(f"{text} Tags: {', '.join(tags)}" if tags else text)
         deeper = indent + ("  " if last else "│ ")

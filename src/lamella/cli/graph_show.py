@@ -94,7 +94,8 @@ def _write_images(graph: Graph, listed: list[tuple[str, str, GraphImage]], *, si
     for repository, tag, image in listed:
         row = [clean(repository) or _NONE, clean(tag) or _NONE, _id(image, full=full), human_age(_created(image))]
         if sized:
-            row.append(f"{human_size(image.size)} (virtual {graph_drawing.virtual_size(image)})")
+            own, whole = (graph_drawing.show_size(found) for found in graph_drawing.sizes(image))
+            row.append(f"{own} (virtual {whole})")
         rows.append(row)
     write_table(header, rows)
 
@@ -124,14 +125,15 @@ def _fits(repository: str, pattern: str) -> bool:
 
 
 def _document(image: GraphImage, repository: str, tag: str) -> dict[str, Any]:
+    own, whole = graph_drawing.sizes(image)
     return {
         "id": image.id,
         "parent": image.parent or None,
         "repository": repository or None,
         "tag": tag or None,
         "created": str(image.record.created),
-        "size": image.size,
-        "virtual_size": image.virtual_size,
+        "size": own,
+        "virtual_size": whole,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, Unavailable, one_line
+from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted, Unavailable, one_line
 from lamella.registry.access import Access
 from lamella.registry.credentials import Credentials
 from lamella.registry.hosts import origin
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 HUB_INDEX = "index.docker.io"
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?")
+_ENDPOINTS = 16
+"""As many registries of one repository are asked, at most."""
 _ALREADY = "already exists"
 
 
@@ -141,7 +143,7 @@ class Client:
 
     def _named_endpoints(self, answer: Response) -> list[str]:
         found = [host.strip() for value in answer.header_lines("X-Docker-Endpoints") for host in value.split(",")]
-        found = [host for host in dict.fromkeys(found) if host]
+        found = [host for host in dict.fromkeys(found) if host][:_ENDPOINTS]
         for host in found:
             if not _HOST.fullmatch(host):
                 raise Unavailable(
@@ -173,6 +175,9 @@ class Client:
         """The ids of an image and of all below it, itself first."""
         raw = self._document(f"images/{check_id(identity)}/ancestry", f"fetching the history of {identity}")
         found = jsondoc.parse_array(raw, f"the ancestry of {identity}", limits=self.limits)
+        if len(found) > self.limits.layers:
+            raise ResourceExhausted(f"{len(found)} layers, over the limit of {self.limits.layers}", code="layer-count",
+                                    subject=f"the ancestry of {identity}")  # fmt: skip
         ids = [check_id(item if isinstance(item, str) else "") for item in found]
         if not ids or ids[0] != identity or len(set(ids)) != len(ids):
             raise Integrity("it does not begin with the image, or goes in a circle", code="v1-ancestry",

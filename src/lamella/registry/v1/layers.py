@@ -103,7 +103,7 @@ class _Transfer:
         response = self._client.open_layer(self._id, offset)
         try:
             self._resumable = response.header("Accept-Ranges").strip().lower() == "bytes" or response.status == 206
-            if offset and not self._continues(response, offset):
+            if (offset or response.status == 206) and not self._continues(response, offset):
                 file.seek(0)
                 file.truncate()
                 offset = 0
