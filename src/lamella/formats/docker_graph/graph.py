@@ -210,7 +210,7 @@ class Graph:
         """
         id = validate_id(image.id, legacy=True)
         if image.parent == id:
-            raise InvalidInput("an image that is its own parent", code="graph-cycle", subject=f"image {id}")
+            raise InvalidInput("an image that is its own parent", code="graph-own-parent", subject=f"image {id}")
         self._check_new(id)
         self._check_parent(image)
         self.progress.start(image.short_id, "registering")
