@@ -12,7 +12,7 @@ from graph_support import image, layer
 
 from _machine import place_for_all, run_as_nobody
 from lamella import TreeView, errors
-from lamella.formats.docker_graph import Graph, GraphForm, Record
+from lamella.formats.docker_graph import Graph, GraphForm, Record, union
 from lamella.formats.docker_graph.union import Branch, mounted, unmount
 from lamella.mounts.model import Form
 from support import needs
@@ -111,6 +111,35 @@ class TestMounting:
             assert [str(change) for change in stack.changes(rw)] == before
             forms.append(Branch(rw).form)
         assert forms == [Form.OVERLAY, Form.PLAIN] * 2
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("chain", [("overlay", "copy"), ("copy", "overlay")])
+    def test_stopped_while_it_takes_another_form(self, stack, disk, monkeypatch, when, chain):
+        """A branch whose form is being changed is in the old one or the new, and known to be in which."""
+        root, rw = disk / "rootfs", disk / "rw"
+        done = stack.mount(root, rw, driver=chain[0])
+        (done.root / "top").unlink()
+        (done.root / "new").write_text("new")
+        unmount(root)
+        before = [str(change) for change in stack.changes(rw)]
+        assert before == ["A /new", "D /top"]
+
+        def stopped(*arguments):
+            if when == "after":
+                exchange(*arguments)
+            raise OSError(5, "Input/output error")
+
+        exchange = union.renameat2
+        with monkeypatch.context() as patch:
+            patch.setattr(union, "renameat2", stopped)
+            with pytest.raises(errors.Unavailable):
+                stack.mount(root, rw, driver=chain[1])
+        assert [str(change) for change in stack.changes(rw)] == before
+        done = stack.mount(root, rw, driver=chain[1])
+        assert (done.root / "new").read_text() == "new"
+        assert not (done.root / "top").exists()
+        unmount(root)
+        assert [str(change) for change in stack.changes(rw)] == before
 
     def test_the_layers_of_the_graph_are_not_written_to(self, stack, disk):
         needs.driver("overlay", disk)

@@ -167,10 +167,11 @@ class Branch:
     @property
     def form(self) -> Form:
         """The form it is in: as noted when it was mounted, else as what lies in it tells."""
-        with suppress(NotFound, ValueError):
-            return Form(read_file(self._side / "form", 64).decode())
         with os_errors(str(self.rw)):
-            return _form_of(self.rw)
+            noted = self._noted()
+            if len(noted) == 1:
+                return next(iter(noted.values()))
+            return noted.get(self.rw.stat().st_ino) or _form_of(self.rw)
 
     def become(self, form: Form, layers: Sequence[Path]) -> None:
         """Bring the branch into a form that a driver writes; what it says stays the same. Atomic."""
@@ -184,7 +185,7 @@ class Branch:
             if (have is form or empty) and not (empty and form is Form.PLAIN):
                 if empty:
                     dress_directory(self.rw, branch_trees(layers, None)[0].root.entry, form)
-                self._note(form)
+                self._note({self.rw.stat().st_ino: form})
                 return
             below, tree = _trees(layers, self.rw, Form.AUFS if empty else have, DEFAULT_LIMITS)
             if empty:
@@ -196,18 +197,24 @@ class Branch:
             remove_tree(fresh)
 
     def _exchange(self, fresh: Path, form: Form) -> None:
-        # What lies in a branch tells its form where nothing is noted, but for a whole tree: that is noted first.
-        if form is Form.PLAIN:
-            self._note(form)
-        else:
-            (self._side / "form").unlink(missing_ok=True)
-            fsync_dir(self._side)
+        """Put ``fresh`` in the place of the branch: which of the two forms is right then follows from which it is."""
+        self._note({self.rw.stat().st_ino: self.form, fresh.stat().st_ino: form})
         renameat2(os.fsencode(fresh), os.fsencode(self.rw), RENAME_EXCHANGE)
         fsync_dir(self.rw.parent)
-        self._note(form)
+        fsync_dir(self._side)
+        self._note({self.rw.stat().st_ino: form})
 
-    def _note(self, form: Form) -> None:
-        write_atomic(self._side / "form", form.value.encode(), mode=0o600)
+    def _note(self, forms: dict[int, Form]) -> None:
+        text = "".join(f"{inode} {form.value}\n" for inode, form in forms.items())
+        write_atomic(self._side / "form", text.encode(), mode=0o600)
+
+    def _noted(self) -> dict[int, Form]:
+        """The form of each directory that may be the branch, by its inode number."""
+        try:
+            lines = read_file(self._side / "form", _STATE_LIMIT).decode().splitlines()
+            return {int(inode): Form(form) for inode, _, form in (line.partition(" ") for line in lines)}
+        except (NotFound, ValueError):
+            return {}
 
     def mount(self, driver: Driver, layers: Sequence[Path], progress: Progress) -> Mount:
         """What to mount; what ``driver`` cannot read of the layers is translated first."""
