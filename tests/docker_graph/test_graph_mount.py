@@ -84,6 +84,7 @@ class TestMounting:
         assert not mounted(root)
         assert not root.exists()
         assert not (disk / ".rootfs.mount").exists()
+        assert sorted(os.listdir(disk / ".rw.union")) == ["form"]
         assert [str(change) for change in stack.changes(rw)] == expected
         with pytest.raises(errors.FailedPrecondition, match=f"Umount: Failed to umount {root}"):
             unmount(root)
@@ -172,6 +173,17 @@ class TestMounting:
         )
         subprocess.run([sys.executable, "-c", script, disk / "rootfs"], check=True)
         assert not mounted(disk / "rootfs")
+
+    def test_a_record_unmounts_nothing_else(self, stack, disk):
+        needs.driver("overlay", disk)
+        stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        (disk / "other").mkdir()
+        (disk / ".other.mount").write_bytes((disk / ".rootfs.mount").read_bytes())
+        assert not mounted(disk / "other")
+        with pytest.raises(errors.FailedPrecondition):
+            unmount(disk / "other")
+        assert mounted(disk / "rootfs")
+        unmount(disk / "rootfs")
 
     def test_a_mount_of_somebody_else_can_be_unmounted(self, disk):
         root = disk / "rootfs"

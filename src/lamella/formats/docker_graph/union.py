@@ -66,7 +66,9 @@ def mount(
     branch.become(chosen.form, layers)
     done = mounting.perform(branch.mount(chosen, layers, progress), root)
     try:
-        write_atomic(_record_of(root), json.dumps({"mount": done.to_json(), "rw": str(rw)}).encode(), mode=0o600)
+        write_atomic(
+            _record_of(root), json.dumps({"mount": done.to_json(), "rw": os.path.abspath(rw)}).encode(), mode=0o600
+        )
     except BaseException:
         mounting.unmount(done)
         raise
@@ -94,7 +96,7 @@ def mounted(root: Path) -> bool:
             return False
         if mountinfo.mount_at(place) is not None:
             return True
-    found = _read_record(root)
+    found, _ = _read_record(root)
     return found is not None and mounting.is_mounted(found)
 
 
@@ -103,12 +105,14 @@ def unmount(root: Path) -> None:
 
     Raises FailedPrecondition when nothing is mounted there, Conflict while it is in use: then it stays mounted.
     """
-    found = _read_record(root)
+    found, rw = _read_record(root)
     if found is None or not mounting.is_mounted(found):
         if not mounted(root):
             raise FailedPrecondition(f"Umount: Failed to umount {root}: not mounted", code="graph-not-mounted")
         found = _foreign(root)
     mounting.unmount(found)
+    if rw is not None:
+        Branch(rw).release()
     with os_errors(str(root)):
         _record_of(root).unlink(missing_ok=True)
         root.rmdir()
@@ -216,6 +220,12 @@ class Branch:
         except (NotFound, ValueError):
             return {}
 
+    def release(self) -> None:
+        """Remove what only a mount needs."""
+        with os_errors(str(self._side)):
+            for name in ("lowers", "work", "fresh"):
+                remove_tree(self._side / name)
+
     def mount(self, driver: Driver, layers: Sequence[Path], progress: Progress) -> Mount:
         """What to mount; what ``driver`` cannot read of the layers is translated first."""
         if driver.form is Form.PLAIN:
@@ -298,11 +308,19 @@ def _record_of(root: Path) -> Path:
     return root.with_name(f".{root.name}.mount")
 
 
-def _read_record(root: Path) -> Mounted | None:
+def _read_record(root: Path) -> tuple[Mounted | None, Path | None]:
+    """How ``root`` was mounted, and over which branch, if that is known.
+
+    A record counts for its own place only: nobody who writes one has something else unmounted, or removed.
+    """
     try:
-        return Mounted.from_json(str(json.loads(read_file(_record_of(root), _STATE_LIMIT))["mount"]))
+        fields = json.loads(read_file(_record_of(root), _STATE_LIMIT))
+        found, rw = Mounted.from_json(str(fields["mount"])), Path(str(fields["rw"]))
     except (NotFound, InvalidInput, ValueError, KeyError, TypeError):
-        return None
+        return None, None
+    if found.target != Path(os.path.realpath(root)):
+        return None, None
+    return found, rw if rw.parent == Path(os.path.abspath(root)).parent else None
 
 
 def _foreign(root: Path) -> Mounted:
