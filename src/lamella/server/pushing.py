@@ -7,7 +7,7 @@ from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lamella.errors import Integrity
+from lamella.errors import Integrity, ResourceExhausted
 from lamella.server import ranges
 from lamella.server.failures import Refusal
 from lamella.server.pulling import digest_of
@@ -113,11 +113,11 @@ async def _append(request: Request, service: Service, upload: Upload, *, reposit
                 )
             buffer += data
             if len(buffer) >= _BUFFER:
-                await _write(upload, buffer)
+                await _write(service, upload, buffer)
     finally:
         if buffer:
             with anyio.CancelScope(shield=True):  # also when another request takes over: it goes on behind these bytes
-                await _write(upload, buffer)
+                await _write(service, upload, buffer)
     if chunk is not None and left:
         raise Refusal(400, "SIZE_INVALID", "fewer bytes came than were announced")
 
@@ -143,10 +143,15 @@ def _allowed(
     return length
 
 
-async def _write(upload: Upload, buffer: bytearray) -> None:
+async def _write(service: Service, upload: Upload, buffer: bytearray) -> None:
+    """Append what came. On a full disk the upload is given up, which makes room for others."""
     data = bytes(buffer)
     buffer.clear()
-    await run_sync(upload.ingest.write, data)
+    try:
+        await run_sync(upload.ingest.write, data)
+    except ResourceExhausted:
+        await _drop(service, upload)
+        raise
 
 
 async def _drop(service: Service, upload: Upload) -> None:
