@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import subprocess
+import sys
 import tarfile
 from contextlib import closing
 from dataclasses import replace
@@ -27,7 +28,8 @@ from lamella.images.create import Recipe
 from lamella.layers.compare import compare
 from lamella.layers.view import TreeView
 from lamella.spec import v1image
-from lamella.spec.endpoint import ImageSink, ImageSource
+from lamella.spec.descriptor import Descriptor
+from lamella.spec.endpoint import ImageSink, ImageSource, Offer
 from lamella.spec.platform import Platform
 from lamella.transfer.copy import copy_images
 from support import building, needs
@@ -297,6 +299,15 @@ class TestExport:
         assert (disk / "out/graph" / identity / "layer/etc/hosts").stat().st_uid == 3
         assert json.loads((disk / "out/repositories").read_text()) == {"Repositories": {"demo": {"1": identity}}}
 
+    @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+    def test_the_checksum_there_is_the_one_that_is_told_here(self, store, disk, compression):
+        recipe = Recipe(compression=lamella.Compression(compression), platform=Platform("linux", "amd64"))
+        image = store.import_rootfs(io.BytesIO(BASE), "demo:1", recipe=recipe)
+        store.export_graph(["demo:1"], disk / "out")
+        found = Graph.open(disk / "out").tags.lookup("demo:1")
+        assert (found.id, found.checksum()) == (image.checksums().v1_id, image.checksum())
+        assert (found.tarsum(), found.tarsum(version="1")) == (image.checksums().tarsum, image.checksums().tarsum_v1)
+
     def test_added_to_what_is_there(self, demo, docker, disk):
         demo.export_graph(["demo:1"], docker)
         graph = Graph.open(docker, create=False)
@@ -341,21 +352,35 @@ class TestExport:
     def test_a_layer_that_is_not_the_configs_is_refused(self, disk, docker):
         (disk / "scratch").mkdir()
         source = DockerGraphSource(Graph.open(docker, create=False), disk / "scratch", names=["base"])
+        (offer,) = source.offers()
+        manifest = json.loads(source.open_blob(offer.descriptor).read(1 << 20))
+        other = Descriptor.of("application/vnd.oci.image.layer.v1.tar", CHILD)
+        manifest["layers"] = [{**manifest["layers"][0], **other.to_object()}]
+        raw = json.dumps(manifest).encode()
+        config = Descriptor.from_object(manifest["config"])
+        with DockerGraphSink(disk / "out") as sink:
+            assert isinstance(sink, ImageSink)
+            sink.write_blob(config, source.open_blob(config))
+            sink.write_blob(other, io.BytesIO(CHILD))
+            top = Descriptor.of(offer.descriptor.media_type, raw)
+            sink.write_blob(top, io.BytesIO(raw))
+            with pytest.raises(Integrity) as caught:
+                sink.finish([Offer(top, ("demo:1",))])
+        assert caught.value.code == "diff-id-mismatch"
+        assert IDS[0] in str(caught.value)
+        graph = Graph.open(disk / "out")
+        assert (graph.ids(), graph.tags.repositories) == ([], {})
 
-        class Lying:
-            def offers(self):
-                return source.offers()
-
-            def open_blob(self, descriptor):
-                return source.open_blob(descriptor)
-
-            def close(self):
-                source.close()
-
-        sink = DockerGraphSink(disk / "out")
-        assert isinstance(sink, ImageSink)
-        copy_images(Lying(), sink)
-        assert Graph.open(disk / "out").ids() == [IDS[0]]
+    def test_several_processes_into_one_graph(self, store, docker, disk):
+        store.import_graph(docker)
+        names = ["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"]
+        command = [sys.executable, "-m", "lamella", "--root", str(store.root), "export-graph", "-q"]
+        running = [subprocess.Popen([*command, *names[n % 2 :], str(disk / "out")]) for n in range(4)]
+        assert [process.wait() for process in running] == [0] * 4
+        graph = Graph.open(disk / "out", create=False)
+        assert [image.id for image in graph.all()] == sorted(IDS)
+        assert graph.tags.repositories == NAMES
+        assert os.listdir(graph.layout.temporary) == []
 
 
 @pytest.mark.needs_root

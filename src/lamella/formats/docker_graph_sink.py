@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Self
 
 from lamella.content.verified import VerifiedReader
-from lamella.errors import AlreadyExists, Conflict, LamellaError, NotFound
+from lamella.errors import AlreadyExists, Conflict, LamellaError
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
 from lamella.formats.docker_graph.image import json_path
 from lamella.formats.docker_graph.tags import validate_repository, validate_tag
 from lamella.formats.scratch import Scratch
 from lamella.formats.spool import Spool
-from lamella.formats.v1_chain import Link, chain_of, check_layer, open_layer
+from lamella.formats.v1_chain import Link, chain_of, check_layer, open_layer, open_tar
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
 from lamella.spec.endpoint import Offer, Reader
@@ -142,6 +142,7 @@ class DockerGraphSink:
 
     def _carry_out(self, plan: _Plan) -> None:
         added: list[str] = []
+        named: list[tuple[str, str]] = []
         before = self._graph.tags.repositories
         try:
             for link in plan.images.values():  # as the chains go: parents first
@@ -152,8 +153,14 @@ class DockerGraphSink:
                 self._graph.update_checksums(kept)
             for (repository, tag), identity in plan.tags.items():
                 self._graph.tags.set(repository, tag, identity, force=self._force)
+                named.append((repository, tag))
         except BaseException:
-            self._take_back(plan, added, before)
+            for name in named:
+                with suppress(LamellaError):
+                    self._take_name_back(*name, plan.tags[name], before.get(name[0], {}).get(name[1]))
+            for identity in reversed(added):
+                with suppress(LamellaError):  # what others came to need stays
+                    self._graph.delete(identity)
             raise
 
     def _register(self, link: Link) -> bool:
@@ -165,27 +172,32 @@ class DockerGraphSink:
         key = image.short_id
         self._progress.start(key, "registering")
         check_layer(self._spool, link, self._limits)
-        with closing(open_layer(self._spool, link, self._limits)) as reader:
+        # What docker committed it stored uncompressed; the checksum of today's images is over that, too.
+        open_archive = open_layer if link.was_v1 else open_tar
+        with closing(open_archive(self._spool, link, self._limits)) as reader:
             try:
                 self._graph.register(image, reader, keep_archive=True)
-            except LamellaError:
+            except LamellaError as error:
+                if error.code == "graph-image-exists" and self._is_there(link):  # somebody else was faster
+                    self._progress.done(key, "exists")
+                    return False
                 self._progress.done(key, "failed")
                 raise
         self._progress.done(key)
         return True
 
-    def _take_back(self, plan: _Plan, added: list[str], before: dict[str, dict[str, str]]) -> None:
-        """Remove what was added. What cannot be removed stays whole, without the names."""
-        with suppress(LamellaError):
-            for repository, tag in plan.tags:
-                old = before.get(repository, {}).get(tag)
-                with suppress(NotFound):
-                    if old is None:
-                        self._graph.tags.delete(repository, tag)
-                    else:
-                        self._graph.tags.set(repository, tag, old, force=True)
-            for identity in reversed(added):
-                self._graph.delete(identity, force=True)
+    def _is_there(self, link: Link) -> bool:
+        found = self._present(link.image.id)
+        return found is not None and found.record.json == link.image.raw
+
+    def _take_name_back(self, repository: str, tag: str, ours: str, before: str | None) -> None:
+        """Give a name back to whom it was taken from, unless somebody has taken it since."""
+        if self._graph.tags.repositories.get(repository, {}).get(tag) != ours:
+            return
+        if before is None:
+            self._graph.tags.delete(repository, tag)
+        else:
+            self._graph.tags.set(repository, tag, before, force=True)
 
 
 def _place(path: Path) -> Path:

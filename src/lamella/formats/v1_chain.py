@@ -21,12 +21,16 @@ from lamella.spec.v1image import V1_CHECKSUM, V1Image, kept_chain
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One v1 image: its record, the blob of its layer, what that unpacks to, the checksum that was kept for it."""
+    """One v1 image: its record, the blob of its layer, what that unpacks to, the checksum that was kept for it.
+
+    ``was_v1`` tells that it is one that came from before 2016, whose archive is to stay what it was.
+    """
 
     image: V1Image
     layer: Descriptor
     diff_id: Digest
     checksum: str
+    was_v1: bool
 
 
 def chain_of(
@@ -47,12 +51,19 @@ def chain_of(
             code="layer-count-mismatch",
             subject=subject,
         )
-    records = v1_records(config, kept_chain(manifest, limits=limits))
+    kept = kept_chain(manifest, limits=limits)
+    records = v1_records(config, kept)
     if not records:
         raise Unsupported("it has no layer", code="v1-no-layer", subject=subject)
     return [
-        Link(V1Image.parse(record.json, limits=limits), layer, record.diff_id, layer.annotations.get(V1_CHECKSUM, ""))
-        for record, layer in zip(records, manifest.layers, strict=True)
+        Link(
+            V1Image.parse(record.json, limits=limits),
+            layer,
+            record.diff_id,
+            layer.annotations.get(V1_CHECKSUM, "") if number < len(kept) else "",
+            number < len(kept),
+        )
+        for number, (record, layer) in enumerate(zip(records, manifest.layers, strict=True))
     ]
 
 
@@ -73,9 +84,13 @@ def check_layer(spool: Spool, link: Link, limits: Limits) -> None:
 def open_layer(spool: Spool, link: Link, limits: Limits) -> Reader:
     """The layer as it is, but uncompressed where the compression was not known before 2016 (zstd)."""
     with closing(spool.open(link.layer.digest)) as head:
-        unknown = Compression.detect(head.read(16)) is Compression.ZSTD
-    layer = spool.open(link.layer.digest)
-    return DecompressReader(layer, limits=limits) if unknown else layer
+        known = Compression.detect(head.read(16)) is not Compression.ZSTD
+    return spool.open(link.layer.digest) if known else open_tar(spool, link, limits)
+
+
+def open_tar(spool: Spool, link: Link, limits: Limits) -> Reader:
+    """The uncompressed tar of the layer."""
+    return DecompressReader(spool.open(link.layer.digest), limits=limits)
 
 
 def _manifest(spool: Spool, descriptor: Descriptor, was_written: Callable[[Digest], bool], limits: Limits) -> Manifest:
