@@ -31,6 +31,7 @@ from lamella.spec import v1image
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.endpoint import ImageSink, ImageSource, Offer
 from lamella.spec.platform import Platform
+from lamella.spec.progress import NO_PROGRESS, Cancelled
 from lamella.transfer.copy import copy_images
 from support import building, needs
 from support.trees import assert_same, read_directory, read_view, without
@@ -348,6 +349,36 @@ class TestExport:
         assert (graph.root / IDS[2] / "precious").read_text() == "data"
         assert graph.tags.repositories == {}
         assert os.listdir(graph.layout.temporary) == []
+
+    @pytest.mark.parametrize("stop", [1, 2, 3])
+    def test_stopped_it_takes_back_what_was_added(self, store, docker, disk, stop):
+        store.import_graph(docker)
+
+        class Stops(type(NO_PROGRESS)):
+            seen = 0
+
+            def start(self, key, action, *, total=None, unit="bytes"):
+                self.seen += action == "registering"
+                if self.seen == stop:
+                    raise Cancelled("enough")
+
+        with pytest.raises(Cancelled):
+            store.export_graph(["localhost:5000/me/app:1"], disk / "out", progress=Stops())
+        graph = Graph.open(disk / "out", create=False)
+        assert (graph.ids(), graph.tags.repositories, graph.checksums()) == ([], {}, {})
+        assert os.listdir(graph.layout.temporary) == []
+
+    @pytest.mark.parametrize("action", ["hashing", "copying"])
+    def test_an_import_that_is_stopped_leaves_nothing(self, store, docker, action):
+        class Stops(type(NO_PROGRESS)):
+            def start(self, key, doing, *, total=None, unit="bytes"):
+                if doing == action:
+                    raise Cancelled("enough")
+
+        with pytest.raises(Cancelled):
+            store.import_graph(docker, progress=Stops())
+        assert store.images() == []
+        assert not list((store.root / "blobs").glob("*/*"))
 
     def test_a_layer_that_is_not_the_configs_is_refused(self, disk, docker):
         (disk / "scratch").mkdir()

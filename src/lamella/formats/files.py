@@ -86,7 +86,11 @@ class CountedReader:
         self._reader = reader
         self._progress = progress
         self._key = key
-        progress.start(key, action, total=total)
+        try:
+            progress.start(key, action, total=total)
+        except BaseException:  # cancelled before it began: nobody else would close it
+            reader.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
