@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,9 +21,9 @@ from lamella.registry.access import Access, Retrying
 from lamella.registry.credentials import Credentials
 from lamella.testing import consistency
 from support import building, certificates, registries, serving, wire
-from support.fault_proxy import Elsewhere, Fault, Seen, elsewhere, fault_proxy
+from support.fault_proxy import Elsewhere, Fault, FaultProxy, Seen, elsewhere, fault_proxy
 from support.needs import needs_tool
-from support.tokens import token_server
+from support.tokens import TokenServer, token_server
 from support.wire import Wire
 
 pytestmark = needs_tool("docker-registry", "htpasswd")
@@ -450,6 +452,67 @@ def test_a_token_goes_to_the_registry_alone(tmp_path):
         secrets_kept(other)
         assert not any(other.said(token) for token in said)
         assert {request.user for request in tokens.asked} == {registries.USER}
+
+
+@dataclass
+class Guarded:
+    """A registry whose token server is behind a proxy that can fail."""
+
+    registry: registries.Registry
+    tokens: TokenServer
+    proxy: FaultProxy
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    place = tmp_path_factory.mktemp("guarded")
+    users = {registries.USER: registries.PASSWORD}
+    with token_server(certificates.self_signed(place), users) as tokens:
+        with fault_proxy(urlsplit(tokens.realm).netloc) as proxy:
+            tokens.realm = f"http://{proxy.host}/token"
+            with registries.docker_registry(place / "r", auth="token", tokens=tokens) as running:
+                with lamella.Store.open(place / "store") as store:
+                    building.layout(place / "layout", LAYERS)
+                    store.load(place / "layout", name="app:1")
+                    store.push("app:1", f"{running.host}/app:1", access=access())
+                yield Guarded(running, tokens, proxy)
+
+
+TOKEN_FAULTS = [
+    *BRIEFLY,
+    ("status", [400, 401, 403], "fail", "fail"),
+    ("cut", [0, 1, 50], "ok", "fail"),
+    ("stall", [0, 50], "ok", "fail"),
+    ("truncate", [0, 1, 50], "fail", "fail"),
+    ("corrupt", [0, 3, 300], "any", "fail"),
+    ("extend", [1, 10_000_000], "fail", "fail"),
+    ("type", [0], "ok", "ok"),
+    ("redirect", [307], "any", "fail"),
+]
+
+
+@pytest.mark.parametrize("identity", [False, True], ids=["password", "identity"])
+@pytest.mark.parametrize(("kind", "action", "at", "times", "expected"), cases("token", usual(TOKEN_FAULTS, 200)))
+def test_tokens(guarded, tmp_path, identity, kind, action, at, times, expected):
+    """Whether the token server is asked with a password or with a token of its own that lasts."""
+    guarded.tokens.refresh_tokens["the identity"] = registries.USER
+    known = (
+        Credentials(identity_token="the identity") if identity else Credentials(registries.USER, registries.PASSWORD)
+    )
+    with elsewhere() as other, lamella.Store.open(tmp_path / "store") as store:
+        guarded.proxy.faults = [Fault(kind, action, at, times, elsewhere=other.url)]
+        name = f"{guarded.registry.host}/app:1"
+        came_to = attempt(lambda: store.pull(name, access=replace(access(action), credentials=known)))
+        assert came_to == expected or expected == "any"
+        whole(store)
+        guarded.proxy.faults = []
+        if came_to == "fail":
+            shows_nothing(store)
+            store.pull(name, access=replace(access(), credentials=known))
+        assert store.image(name).open("/etc/motd").read() == b"hello\n"
+        secrets_kept(other)
+        assert not other.said("the identity")
+        assert not other.said("the+identity")
 
 
 def test_resumed_bytes_of_another_blob_are_not_stored(registry, tmp_path):

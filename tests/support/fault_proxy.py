@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 Kind = Literal[
     "ping", "manifest-get", "manifest-head", "manifest-put", "blob-get", "blob-head", "upload-post", "upload-patch",
-    "upload-put", "upload-get", "upload-delete", "tags", "referrers", "other",
+    "upload-put", "upload-get", "upload-delete", "tags", "referrers", "token", "other",
 ]  # fmt: skip
 Action = Literal[
     "refuse",  # close at once, with nothing said
@@ -67,6 +67,8 @@ _KINDS: tuple[tuple[str, str, Kind], ...] = (
     ("HEAD", r"/v2/.+/blobs/[^/]+", "blob-head"),
     ("GET", r"/v2/.+/tags/list", "tags"),
     ("GET", r"/v2/.+/referrers/[^/]+", "referrers"),
+    ("GET", r"/token", "token"),
+    ("POST", r"/token", "token"),
 )
 _CHUNK = 16 << 10
 _STALL = 30.0

@@ -184,7 +184,8 @@ def _refresh(realm: str, service: str, scopes: Scopes, token: str) -> Request:
     fields = {"grant_type": "refresh_token", "service": service, "client_id": _CLIENT, "refresh_token": token}
     if scopes:
         fields["scope"] = " ".join(sorted(scopes))
-    return Request("POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}, urlencode(fields).encode())
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    return Request("POST", realm, headers, urlencode(fields).encode(), secret=True)
 
 
 def repository_scope(path: str, *actions: str) -> str:

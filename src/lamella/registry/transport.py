@@ -31,13 +31,17 @@ BROKEN = frozenset({"registry-connection", "registry-timeout"})
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked. ``authorization`` is for the origin of ``url`` alone; a body that is no bytes is sent once."""
+    """What is asked. ``authorization`` is for the origin of ``url`` alone, and so is a body that is ``secret``.
+
+    A body that is no bytes is sent once.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | Iterable[bytes] | None = field(default=None, repr=False)
     authorization: str | None = field(default=None, repr=False)
+    secret: bool = False
 
 
 class Response:
@@ -225,6 +229,12 @@ class Transport:
             response.discard()
             if origin(target) != origin(url):
                 authorization = None
+                if request.secret:
+                    raise Unavailable(
+                        f"it would have credentials sent on to {origin(target)[1]}",
+                        code="registry-redirects",
+                        subject=origin(url)[1],
+                    )
             if response.status == 303 and method != "HEAD":
                 method, body = "GET", None
             elif body is not None and not isinstance(body, bytes):
