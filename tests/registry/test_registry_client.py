@@ -6,6 +6,8 @@ import json
 import os
 import stat
 import subprocess
+import threading
+import time
 from dataclasses import replace
 from email.utils import formatdate
 
@@ -16,6 +18,7 @@ from lamella.errors import (
     Authentication,
     Integrity,
     InvalidInput,
+    LamellaError,
     NotFound,
     ResourceExhausted,
     Unavailable,
@@ -533,3 +536,43 @@ def test_podman_and_lamella_read_what_the_other_logged_in_with(users_registry, t
     assert CredentialFiles((theirs,)).find(host) == Credentials(user, password)
     with Registry(host, Access(files=CredentialFiles((theirs,)))) as client:
         client.ping()
+
+
+def test_a_proxy_is_asked_for_other_machines_and_not_for_this_one():
+    with scripted(lambda asked: Reply(200, b"{}")) as proxy:
+        proxies = {"http": proxy.url.replace("//", "//me:word@"), "no": "direct.example, .inside.example"}
+        with Registry("registry.example", access(proxies=proxies)) as client:
+            assert client.call(Call("GET", "x")).status == 200
+        (asked,) = proxy.asked
+        assert asked.path == "http://registry.example/v2/x"
+        assert asked.headers["proxy-authorization"] == Credentials("me", "word").basic
+        with (
+            scripted(lambda asked: Reply(200, b"{}")) as server,
+            Registry(server.host, access(proxies=proxies)) as near,
+        ):
+            near.call(Call("GET", "x"))
+        assert len(proxy.asked) == 1
+
+
+def test_closing_a_client_ends_what_is_under_way():
+    ended: list[LamellaError] = []
+    with scripted(lambda asked: Reply(200, wire.noise(9_000_000), {"Content-Length": "10000000"})) as server:
+        source = RegistrySource(Repository(Registry(server.host, access()), "a"), ())
+        blob = replace(layer(b"x"), size=10_000_000)
+        reader = source.open_blob(blob)
+        reader.read(1)
+        thread = threading.Thread(target=lambda: _until_it_fails(reader, ended))
+        thread.start()
+        time.sleep(0.1)
+        source.interrupt()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert [error.kind for error in ended] == ["aborted"]
+
+
+def _until_it_fails(reader, ended) -> None:
+    try:
+        while reader.read(1 << 16):
+            pass
+    except LamellaError as error:
+        ended.append(error)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from lamella.errors import Aborted, LamellaError, ResourceExhausted, Unavailable
 from lamella.registry.access import Access
@@ -170,6 +171,14 @@ def _last(error: BaseException) -> str:
     return str(error)[:200] or type(error).__name__
 
 
+def _proxy_headers(proxy: str) -> dict[str, str]:
+    """What a proxy is to be told: the credentials that its address has, if it has any."""
+    from urllib3.util import make_headers, parse_url
+
+    auth = parse_url(proxy).auth
+    return {} if auth is None else dict(make_headers(proxy_basic_auth=unquote(auth)))
+
+
 class Transport:
     """Connections to servers, kept and used again. Thread-safe. ``close`` makes what is under way fail with Aborted.
 
@@ -284,10 +293,15 @@ class Transport:
         sent = {"User-Agent": self._access.user_agent, "Accept-Encoding": "identity", **headers}
         if authorization is not None:
             sent["Authorization"] = authorization
+        target = parse_url(url).request_uri
+        proxy = self._proxy(*origin(url)[:2])
+        if proxy is not None and origin(url)[0] == "http":  # through TLS a proxy only passes bytes on
+            target = url
+            sent |= _proxy_headers(proxy)
         with _Failures(url, self, known=origin(url) in self._reached):
             raw = self._pool(url).urlopen(
                 method,
-                parse_url(url).request_uri,
+                target,
                 body=body,
                 headers=sent,
                 retries=False,
@@ -322,7 +336,8 @@ class Transport:
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it is what was asked for
         proxy = self._proxy(scheme, host)
         if proxy is not None:
-            return urllib3.ProxyManager(proxy, **options).connection_from_host(host, port, scheme)
+            manager = urllib3.ProxyManager(proxy, proxy_headers=_proxy_headers(proxy), **options)
+            return manager.connection_from_host(host, port, scheme)
         return (urllib3.HTTPSConnectionPool if scheme == "https" else urllib3.HTTPConnectionPool)(host, port, **options)
 
     def _proxy(self, scheme: str, host: str) -> str | None:

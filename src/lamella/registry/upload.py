@@ -149,6 +149,7 @@ class _Source:
         self._hashed = 0
         self._hasher: _Hash = descriptor.digest.hasher()
         self._checked = False
+        self._trusted = False
         self.failure: BaseException | None = None
 
     def rewind(self, offset: int) -> None:
@@ -160,7 +161,7 @@ class _Source:
                 "the connection broke, and what is sent cannot be read again", code="source-not-rewindable"
             )
             raise self.failure
-        if offset > self._hashed:  # the registry has more than was hashed here: hash what it has
+        if offset > self._hashed and not self._trusted:  # the registry has more than was hashed here: hash what it has
             self._reader.rewind(self._hashed)
             self._at = self._hashed
             while self._at < offset and self._piece(min(_CHUNK, offset - self._at)):
@@ -181,6 +182,10 @@ class _Source:
     def _piece(self, size: int) -> bytes:
         data = self._reader.read(size)
         self._at += len(data)
+        # What reads from a store is checked there, and need not be hashed twice.
+        self._trusted = self._trusted or (not self._hashed and bool(getattr(self._reader, "verifies", False)))
+        if self._trusted:
+            return data
         new = self._at - self._hashed
         if new > 0:
             self._hasher.update(data[len(data) - new :])
@@ -191,7 +196,7 @@ class _Source:
 
     def check(self) -> None:
         """Raise Integrity if what was read is not the blob."""
-        if not self._checked:
+        if not self._checked and not self._trusted:
             actual = Digest.finish(self._hasher)
             try:
                 expected, size = self._descriptor.digest, self._descriptor.size

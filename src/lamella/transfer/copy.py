@@ -256,6 +256,11 @@ class _Moving:
         self._job.moved(self._key, self._reported - before)
         return data
 
+    @property
+    def verifies(self) -> bool:
+        """Whether what it reads from checks the bytes itself, before it hands out the last of them."""
+        return isinstance(self._reader, VerifiedReader)
+
     def rewind(self, offset: int, /) -> None:
         if offset != self._at:
             self.close()

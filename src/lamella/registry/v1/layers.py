@@ -75,27 +75,35 @@ class _Transfer:
         self._resumable = False
 
     def run(self) -> None:
-        """Fetch all of it, in as many pieces as it takes; failures with a byte between them are not in a row."""
-        failures = breaks = 0
+        """Fetch all of it, in as many pieces as it takes."""
         key = self._id[:12]
         with os_errors(str(self._path)), open(self._path, "wb", buffering=0) as file:
             self._progress.start(key, "downloading")
-            while True:
-                offset = file.tell()
-                try:
-                    self._fetch(file, key)
-                    break
-                except Unavailable as error:
-                    if error.code not in BROKEN:
-                        raise
-                    failures, breaks = failures + 1 if file.tell() <= offset else 1, breaks + 1
-                    if failures >= self._client.attempts or breaks > _BREAKS:
-                        raise
-                    if not self._resumable:
-                        file.seek(0)
-                        file.truncate()
-                self._client.pause(failures)
-            self._progress.done(key)
+            try:
+                self._fetch_all(file, key)
+            except BaseException:
+                self._progress.done(key, "failed")
+                raise
+        self._progress.done(key)
+
+    def _fetch_all(self, file: BinaryIO, key: str) -> None:
+        """Failures with a byte between them are not in a row."""
+        failures = breaks = 0
+        while True:
+            offset = file.tell()
+            try:
+                self._fetch(file, key)
+                return
+            except Unavailable as error:
+                if error.code not in BROKEN:
+                    raise
+                failures, breaks = failures + 1 if file.tell() <= offset else 1, breaks + 1
+                if failures >= self._client.attempts or breaks > _BREAKS:
+                    raise
+                if not self._resumable:
+                    file.seek(0)
+                    file.truncate()
+            self._client.pause(failures)
 
     def _fetch(self, file: BinaryIO, key: str) -> None:
         """One request. Raises Unavailable when it breaks; what came until then is in the file."""

@@ -71,13 +71,16 @@ def push(
 def _push_image(client: Client, endpoint: str, upload: Upload, simple: str, progress: Progress) -> bool:
     key = upload.image.id[:12]
     progress.start(key, "pushing", total=upload.size)
-    if not client.put_record(endpoint, upload.image):
-        progress.done(key, "exists")
-        return False
-    client.put_layer(endpoint, upload.image.id, lambda: _Counted(upload.open_layer(), progress, key))
-    client.put_checksum(endpoint, upload.image.id, checksum=upload.tarsum or simple, payload=simple)
-    progress.done(key)
-    return True
+    try:
+        is_new = client.put_record(endpoint, upload.image)
+        if is_new:
+            client.put_layer(endpoint, upload.image.id, lambda: _Counted(upload.open_layer(), progress, key))
+            client.put_checksum(endpoint, upload.image.id, checksum=upload.tarsum or simple, payload=simple)
+    except BaseException:
+        progress.done(key, "failed")
+        raise
+    progress.done(key, "done" if is_new else "exists")
+    return is_new
 
 
 def _checksum(upload: Upload) -> str:
