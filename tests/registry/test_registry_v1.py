@@ -20,6 +20,7 @@ from lamella.registry.v1.wire import Wire
 from lamella.spec import v1image
 from lamella.spec.documents import ImageConfig, Manifest
 from lamella.spec.limits import Limits
+from lamella.spec.progress import Cancelled
 from lamella.spec.reference import Reference
 from lamella.transfer.copy import copy_images
 from support import building
@@ -422,6 +423,49 @@ def uploads() -> list[Upload]:
         Upload(v1image.V1Image.parse(raw), lambda layer=layer: io.BytesIO(layer), len(layer))
         for raw, layer in zip(images, LAYERS, strict=True)
     ]
+
+
+class TestStopping:
+    class Reporter:
+        """Keeps what has begun and not ended; raises when ``stop`` says so."""
+
+        def __init__(self, stop):
+            self.open, self.stop = {}, stop
+
+        def start(self, key, action, *, total=None, unit="bytes"):
+            self.open[key] = action
+
+        def advance(self, key, amount):
+            if self.stop == "cancel":
+                raise Cancelled("enough")
+
+        def done(self, key, outcome="done"):
+            self.open.pop(key)
+
+        def note(self, text):
+            pass
+
+    @pytest.mark.parametrize("why", ["cancel", "failure"])
+    def test_a_pull_ends_what_it_began(self, make, disk, why):
+        here = make()
+        if why == "failure":
+            here.fail["GET .*/layer"] = [403]
+        reporter = self.Reporter(why)
+        (disk / "scratch").mkdir()
+        with pytest.raises((Cancelled, AccessDenied)):
+            V1Source(client(here), disk / "scratch", tag="latest", progress=reporter)
+        assert reporter.open == {}
+
+    @pytest.mark.parametrize("why", ["cancel", "failure"])
+    def test_a_push_ends_what_it_began_and_tags_nothing(self, why):
+        with world() as here:
+            if why == "failure":
+                here.fail["PUT .*/checksum"] = [403]
+            reporter = self.Reporter(why)
+            with closing(client(here)) as mine, pytest.raises((Cancelled, AccessDenied)):
+                push(mine, uploads(), {"latest": IDS[2]}, progress=reporter)
+            assert reporter.open == {}
+            assert here.tags == {}
 
 
 class TestPush:
