@@ -276,6 +276,7 @@ def test_import_and_export(docker, family, disk):
     assert {"Loaded image: base:latest", "Loaded image: me/app:1", "Loaded image: host:5000/x:t"} < set(shown)
     (document,) = json.loads(run("inspect", "me/app:1"))
     assert document["annotations"] == {"lamella.v1.id": leaf.id}
+    assert [found["v1_id"] for found in document["layers"]] == [found.id for found in leaf.history()[::-1]]
     run("export-graph", "-q", "base", "me/app:1", "host:5000/x:t", disk / "out")
     copied = Graph.open(disk / "out", create=False)
     assert copied.ids() == graph.ids()

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lamella.catalog.records import DocumentRecord
     from lamella.images.image import HistoryEntry, Image
     from lamella.images.layer import Layer
+    from lamella.spec.descriptor import Descriptor
     from lamella.store.snapshot import Snapshot
     from lamella.store.store import Store
 
@@ -42,7 +43,10 @@ def image(item: Image) -> Document:
         "config": item.config.config,
         "labels": item.labels,
         "annotations": dict(item.manifest.annotations),
-        "layers": [layer(found) for found in item.layers],
+        "layers": [
+            {**layer(found), **_before_2016(described)}
+            for found, described in zip(item.layers, item.manifest.layers, strict=True)
+        ],
         "history": [step(found) for found in item.history()],
     }
 
@@ -58,6 +62,14 @@ def layer(item: Layer) -> Document:
         "tar_size": item.tar_size,
         "content_size": item.content_size,
     }
+
+
+def _before_2016(described: Descriptor) -> Document:
+    """The id and the checksum that the image of a layer had when each layer was an image, if it was one."""
+    from lamella.spec.v1image import V1_CHECKSUM, V1_ID
+
+    notes = {"v1_id": V1_ID, "v1_checksum": V1_CHECKSUM}
+    return {name: described.annotations[key] for name, key in notes.items() if key in described.annotations}
 
 
 def step(item: HistoryEntry) -> Document:
