@@ -318,6 +318,18 @@ def test_garbage_collection_beside_a_push(root):
     whole(root)
 
 
+def test_asking_for_what_is_not_there_holds_nothing(root):
+    with served(root, "--writable") as server, lamella.Store.open(root) as store:
+        here = server.wire.put_blob("app", b"here")
+        for number in range(20):
+            digest = building.digest_of(b"%d" % number)
+            for path in (f"/v2/app/blobs/{digest}", f"/v2/app/manifests/{digest}"):
+                assert server.wire.ask("HEAD", path).status == 404
+            assert server.wire.ask("POST", f"/v2/app/blobs/uploads/?mount={digest}").status == 202
+        held = [store.catalog.lease_resources(lease.id) for lease in store.catalog.leases()]
+        assert held == [{here}]
+
+
 def test_what_is_given_up_expires(root):
     image = wire.image_of(LAYER_TAR)
     kept = wire.image_of(building.tar(building.file("kept", "kept")))

@@ -55,9 +55,11 @@ def _manifest(service: Service, repository: Repository, text: str) -> tuple[Docu
         digest = Digest.parse(text) if ":" in text else service.repositories.find(repository, text)
     except InvalidInput:
         raise missing from None
-    if digest is not None and ":" in text:
-        service.hold(digest)
-    document = None if digest is None else service.store.catalog.document(digest)
+    if digest is None:
+        raise missing
+    if ":" in text:
+        service.hold(digest, lambda: service.store.catalog.document(digest) is not None)
+    document = service.store.catalog.document(digest)
     if document is None:
         raise missing
     try:
@@ -95,7 +97,7 @@ async def get_blob(request: Request) -> Response:
 
 
 def _size(service: Service, digest: Digest) -> int:
-    service.hold(digest)
+    service.hold(digest, lambda: service.store.content.exists(digest))
     return service.store.content.info(digest).size
 
 

@@ -51,8 +51,7 @@ async def _monolithic(request: Request, service: Service, repository: Repository
 
 
 def _is_here(service: Service, digest: Digest) -> bool:
-    service.hold(digest)
-    return service.store.content.exists(digest)
+    return service.hold(digest, lambda: service.store.content.exists(digest))
 
 
 async def _found(request: Request) -> tuple[Service, Repository, Upload]:
@@ -163,7 +162,7 @@ async def _commit(service: Service, upload: Upload, digest: Digest) -> None:
     """Make the upload a blob. Raises Refusal for bytes that are not what they should be; the upload is gone then."""
 
     def commit() -> None:
-        service.hold(digest)
+        service.holds.hold(digest)
         upload.ingest.commit(expected=digest)
 
     service.uploads.forget(upload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import anyio
@@ -37,10 +37,16 @@ class Service:
         self.accepting = asyncio.Semaphore(limits.manifests_at_once)
         self.holds = Holds(lambda: store.lease("pushed to the server"), limits.expiry, self._abandoned)
 
-    def hold(self, digest: Digest) -> None:
-        """Keep what a client asks for, as it may push a manifest that names it next; where nobody may push, nothing."""
+    def hold(self, digest: Digest, is_there: Callable[[], bool]) -> bool:
+        """Keep what a client asks for, as it may push a manifest that names it next; whether it is there.
+
+        What is not there is not held, or asking for it would fill the catalog; where nobody may push nothing is.
+        """
+        if not is_there():
+            return False
         if self.writable:
             self.holds.hold(digest)
+        return not self.writable or is_there()
 
     async def keep_clean(self) -> None:
         """Drop what has expired, again and again, until cancelled."""
