@@ -264,6 +264,38 @@ def test_who_asks_to_wait_is_waited_for(registry, tmp_path, wait, came_to):
             assert slept == [float(wait) if wait in ("0", "7") else 0.25]
 
 
+@pytest.fixture(scope="module")
+def large(registry) -> wire.Image:
+    """An image with a layer that is worth several connections, as ``large:1``."""
+    image = wire.image_of(building.tar(building.file("noise", wire.noise(36 << 20))))
+    for blob in image.blobs.values():
+        where = asked(registry.host).ask("POST", "/v2/large/blobs/uploads/").location
+        asked(registry.host).ask("PUT", wire.with_query(where, digest=building.digest_of(blob)), blob)
+    assert asked(registry.host).put_manifest("large", "1", image.raw).status == 201
+    return image
+
+
+@pytest.mark.parametrize(
+    ("action", "at", "skip", "expected"),
+    [("cut", 3 << 20, 1, "ok"), ("refuse", 0, 2, "ok"), ("no-range", 0, 2, "any"), ("corrupt", 9, 3, "any"),
+     ("range", 7, 1, "any"), ("truncate", 1000, 2, "any")],
+)  # fmt: skip
+def test_one_of_several_connections_fails(registry, large, tmp_path, action, at, skip, expected):
+    """A large layer comes in ranges over three connections; something happens to one of them."""
+    layer = list(large.blobs)[1]
+    fault = Fault("blob-get", action, at, skip=skip, digest=layer)
+    with fault_proxy(registry.host, fault) as proxy, lamella.Store.open(tmp_path / "store") as store:
+        name = f"{proxy.host}/large:1"
+        came_to = attempt(lambda: store.pull(name, access=access(connections=3)))
+        assert came_to == expected or expected == "any"
+        assert fault.times == 0, "the fault has happened"
+        if came_to == "fail":
+            assert store.catalog.documents() == []
+            store.pull(name, access=access(connections=3))
+        assert str(store.image(name).digest) == large.digest
+        whole(store)
+
+
 # -- push
 
 BRIEFLY = [
