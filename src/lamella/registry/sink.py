@@ -154,6 +154,10 @@ class RegistrySink:
         for upload in uploads:
             upload.cancel()
 
+    def interrupt(self) -> None:
+        """End everything that is under way, in other threads too. For good."""
+        self.repository.registry.close()
+
     def close(self) -> None:
         """Close the client."""
         self.repository.registry.close()

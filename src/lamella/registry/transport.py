@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+from weakref import WeakSet
 
 from lamella.errors import Aborted, LamellaError, ResourceExhausted, Unavailable
 from lamella.registry.access import Access
@@ -52,7 +54,6 @@ class Response:
         self._raw, self._transport = raw, transport
         self.url = url
         self.status = raw.status
-        transport.watch(self)
 
     def header(self, name: str) -> str:
         """A header, empty if it is absent."""
@@ -96,7 +97,6 @@ class Response:
 
     def close(self) -> None:
         """Give the connection back, or close it if something is left to be read."""
-        self._transport.unwatch(self)
         if not self._raw.closed and getattr(self._raw, "length_remaining", None) == 0:
             with suppress(LamellaError):
                 self.read(1)  # the end has to be read too before the connection is free
@@ -104,11 +104,6 @@ class Response:
             self._raw.release_conn()
         else:
             self._raw.close()
-
-    def shut_down(self) -> None:
-        """Make whoever reads this, in another thread, fail at once."""
-        with suppress(OSError, ValueError, RuntimeError):  # it may have ended in this moment
-            self._raw.shutdown()
 
 
 class _Failures:
@@ -179,6 +174,17 @@ def _proxy_headers(proxy: str) -> dict[str, str]:
     return {} if auth is None else dict(make_headers(proxy_basic_auth=unquote(auth)))
 
 
+def _remembering(kind: Any, remember: Callable[[socket.socket | None], None]) -> Any:
+    """A kind of connection whose sockets are told of: what another thread waits for can be ended by no other way."""
+
+    class Remembering(kind):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            remember(self.sock)
+
+    return Remembering
+
+
 class Transport:
     """Connections to servers, kept and used again. Thread-safe. ``close`` makes what is under way fail with Aborted.
 
@@ -190,7 +196,7 @@ class Transport:
         self._access, self._insecure = access, insecure
         self._lock = threading.Lock()
         self._pools: dict[Origin, HTTPConnectionPool] = {}
-        self._live: set[Response] = set()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._reached: set[Origin] = set()
         self._ended = threading.Event()
 
@@ -203,10 +209,11 @@ class Transport:
         """Close every connection; other threads that wait for one are waiting no longer."""
         self._ended.set()
         with self._lock:
-            live, pools = list(self._live), list(self._pools.values())
+            sockets, pools = list(self._sockets), list(self._pools.values())
             self._pools.clear()
-        for response in live:
-            response.shut_down()
+        for connected in sockets:
+            with suppress(OSError):  # of TLS too, whose own way to shut down is not for two threads
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
         for pool in pools:
             pool.close()
 
@@ -216,16 +223,6 @@ class Transport:
             self._access.sleep(seconds)
         elif self._ended.wait(seconds):
             raise Aborted("the client was closed", code="registry-closed")
-
-    def watch(self, response: Response) -> None:
-        """Remember a response that is being read."""
-        with self._lock:
-            self._live.add(response)
-
-    def unwatch(self, response: Response) -> None:
-        """Forget it."""
-        with self._lock:
-            self._live.discard(response)
 
     def open(self, request: Request) -> Response:
         """Send a request and follow where the answer leads. Raises Unavailable, without trying again."""
@@ -322,6 +319,16 @@ class Transport:
         return pool
 
     def _connect(self, key: Origin) -> HTTPConnectionPool:
+        pool = self._new_pool(key)
+        pool.ConnectionCls = _remembering(pool.ConnectionCls, self._remember)
+        return pool
+
+    def _remember(self, connected: socket.socket | None) -> None:
+        with self._lock:
+            if connected is not None:
+                self._sockets.add(connected)
+
+    def _new_pool(self, key: Origin) -> HTTPConnectionPool:
         import urllib3
 
         scheme, host, port = key

@@ -23,7 +23,7 @@ class Progress(Protocol):
         """Work on ``key`` begins; ``action`` is a word such as ``loading`` or ``extracting``."""
 
     def advance(self, key: str, amount: int) -> None:
-        """``amount`` more units of ``key`` are done."""
+        """``amount`` more units of ``key`` are done. Who waits asks with no key and 0 whether to go on."""
 
     def done(self, key: str, outcome: str = "done") -> None:
         """Work on ``key`` has ended; ``outcome`` is ``done``, ``exists`` (nothing was to do) or ``failed``."""

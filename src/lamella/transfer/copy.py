@@ -29,6 +29,10 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 
 _WORKERS = 3
 _CHUNK = 1 << 20
+_PATIENCE = 0.2
+"""Seconds between the looks at whether the copy is to be cancelled while nothing comes."""
+_LAST_PATIENCE = 2.0
+"""Seconds for a sink to end what it is at by itself when the copy is given up."""
 _Key: TypeAlias = "tuple[str, Digest, int]"
 
 
@@ -172,9 +176,12 @@ class _Copy:
         self._progress.done(key)
 
     def finish(self, offers: Iterable[Offer]) -> None:
-        done, _ = wait(self._blobs.values(), return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+        pending = set(self._blobs.values())
+        while pending:
+            done, pending = wait(pending, _PATIENCE, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            self._progress.advance("", 0)
         self._pool.shutdown()
         for descriptor, raw in self._documents:
             if not self._sink.has_blob(descriptor):
@@ -209,13 +216,21 @@ class _Copy:
         again = not isinstance(cause, Exception) or isinstance(cause, (Aborted, Unavailable))
         why = "another blob could not be copied"
         self._stopped = Aborted(why, code="copy-stopped") if again else FailedPrecondition(why, code="copy-failed")
-        interrupt = getattr(self._source, "interrupt", None)
-        if interrupt is not None:
-            interrupt()
-        self._pool.shutdown(cancel_futures=True)
+        self._interrupt(self._source)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        running = [future for future in self._blobs.values() if not future.cancelled()]
+        if wait(running, _LAST_PATIENCE).not_done:
+            self._interrupt(self._sink)
+        self._pool.shutdown()
         for future in self._blobs.values():
             with suppress(BaseException):
                 future.exception(0)
+
+    def _interrupt(self, endpoint: object) -> None:
+        """End what an endpoint waits for, if it can do that."""
+        interrupt = getattr(endpoint, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
 
 
 def _key(descriptor: Descriptor) -> _Key:
