@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -318,3 +319,40 @@ def test_killing_a_pull_a_hundred_times_fetches_no_more_than_a_chunk_again(image
         nursery.start(root, name_at(server))
         assert nursery.wait() == 0
         assert_whole(root, image, name_at(server))
+
+
+def test_cancelling_ends_a_push_to_a_registry_that_says_nothing(image, disk):
+    """The work is ended where it waits, and not when the patience with the registry ends."""
+    served = Served(image)
+    stalled, released = threading.Event(), threading.Event()
+
+    def silent(asked: Asked) -> Reply:
+        if asked.method == "POST":
+            return Reply(202, headers={"Location": "/v2/a/b/blobs/uploads/x"})
+        if asked.method in ("PATCH", "PUT"):
+            stalled.set()
+            released.wait()
+        return Reply(404)
+
+    class UntilItStalls:
+        """Cancels when the registry has fallen silent."""
+
+        def start(self, key, action, *, total=None, unit="bytes"):
+            pass
+
+        def advance(self, key, amount):
+            if stalled.is_set():
+                raise Cancelled("enough")
+
+        def done(self, key, outcome="done"):
+            pass
+
+        note = done
+
+    with lamella.Store.open(disk / "store") as store, scripted(served) as server:
+        store.pull(name_at(server), access=access())
+        with scripted(silent) as mute:
+            endless = access(read_timeout=10_000)
+            with pytest.raises(Aborted):
+                store.push(name_at(server), name_at(mute), access=endless, progress=UntilItStalls())
+            released.set()
