@@ -2,6 +2,7 @@
 
     snapshots/<key>/upper     what was written (for the copy driver: the whole tree)
     snapshots/<key>/work      overlay's own, on the same file system
+    snapshots/<key>/init      an init layer, if one was asked for: above the image, and no change of the snapshot's
     snapshots/<key>/base/<n>  what a fork started from, lowest first: read-only, between the image and the upper
     snapshots/<key>/merged    the default mount point
     snapshots/<key>/empty     what an image without layers is mounted from
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from lamella._sys.files import fsync_dir, os_errors, remove_tree, sync_tree
 from lamella._sys.locks import FileLock
 from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.errors import Conflict, InvalidInput, NotFound
+from lamella.layers.entry import Entry
 from lamella.layers.extract import dress_directory, extract
 from lamella.layers.rootfs import RootfsStore
 from lamella.layers.scan import scan
@@ -90,8 +92,18 @@ class Snapshotter:
 
     # -- making
 
-    def build(self, stack: Stack, staging: Path, *, progress: Progress = NO_PROGRESS) -> Path:
-        """Build a fresh snapshot below ``staging``, and missing layer directories; ``publish`` makes it visible."""
+    def build(
+        self,
+        stack: Stack,
+        staging: Path,
+        *,
+        init: Callable[[Path], object] | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> Path:
+        """Build a fresh snapshot below ``staging``, and missing layer directories; ``publish`` makes it visible.
+
+        ``init`` fills a directory with what is to stand on top of the image and is no change of the snapshot's.
+        """
         directory = _new_directory(staging)
         upper = directory / "upper"
         with os_errors(str(directory)):
@@ -99,11 +111,13 @@ class Snapshotter:
             if stack.driver.in_place and stack.diff_ids:
                 rootfs = self._rootfs.ensure(stack.diff_ids, staging, progress=progress)
                 dress_directory(upper, rootfs.root, stack.driver.form)
+                _fill_init(directory, rootfs.root, stack.driver.form, init)
                 _seal(directory)
                 return directory
             tree = self._layers.tree(stack.diff_ids, limits=self._limits)
+            _fill_init(directory, tree.root.entry, stack.driver.form, init)
             if stack.driver.form is Form.PLAIN:
-                self._fill(tree, stack, upper, staging, progress)
+                self._fill(self._with_init(directory, tree, Form.PLAIN), stack, upper, staging, progress)
             else:
                 self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
                 dress_directory(upper, tree.root.entry, stack.driver.form)
@@ -114,7 +128,7 @@ class Snapshotter:
         """A whole tree for the copy driver: cloned from a kept one where the file system shares blocks."""
         from lamella._sys.probes import can_reflink
 
-        if can_reflink(staging):
+        if len(tree.sources) == len(stack.diff_ids) and can_reflink(staging):
             kept = self._trees.ensure_whole(stack.diff_ids, tree, staging, progress=progress)
             copy_tree(kept, upper, reflink="always")
             return
@@ -131,6 +145,8 @@ class Snapshotter:
         directory = _new_directory(staging)
         origin = self.path(source)
         with os_errors(str(directory)):
+            if (origin / "init").is_dir():
+                copy_tree(origin / "init", directory / "init", reflink="auto")
             if stack.driver.form is Form.PLAIN:
                 copy_tree(origin / "upper", directory / "upper", reflink="auto")
                 copy_tree(origin / "upper", directory / "origin", reflink="auto")
@@ -177,7 +193,8 @@ class Snapshotter:
             trees = self._trees.ensure(stack.driver.form, stack.diff_ids, staging, progress=progress)
         elif stack.diff_ids:
             image = self._rootfs.ensure(stack.diff_ids, staging, progress=progress).image
-        lowers = (*reversed(self.bases(key)), *reversed(trees))
+        init = [directory / "init"] if (directory / "init").is_dir() else []
+        lowers = (*reversed(self.bases(key)), *init, *reversed(trees))
         if not lowers and image is None:
             lowers = (directory / "empty",)
         if not stack.writable:
@@ -185,9 +202,12 @@ class Snapshotter:
         return Mount(stack.driver.name, lowers, directory / "upper", directory / "work", image)
 
     def trees(self, key: str, stack: Stack, *, progress: Progress = NO_PROGRESS) -> tuple[MergedTree, MergedTree]:
-        """The merged trees of the image and of the snapshot. May be read while the snapshot is mounted."""
-        image = self._layers.tree(stack.diff_ids, limits=self._limits)
+        """The merged trees of the image and of the snapshot. May be read while the snapshot is mounted.
+
+        An init layer counts as the image's.
+        """
         form, directory = stack.driver.form, self.path(key)
+        image = self._with_init(directory, self._layers.tree(stack.diff_ids, limits=self._limits), form)
         if form is Form.PLAIN:
             since = None if (directory / "forked").exists() else (directory / "ready").stat().st_ctime_ns
             found = scan(directory / "upper", form, since=since, limits=self._limits, progress=progress)
@@ -215,7 +235,7 @@ class Snapshotter:
             else:
                 fresh.mkdir(mode=0o700)
                 tree = self._layers.tree(stack.diff_ids, limits=self._limits)
-                self._fill(tree, stack, fresh, staging, progress)
+                self._fill(self._with_init(directory, tree, Form.PLAIN), stack, fresh, staging, progress)
             _mark_ready(fresh.parent)
             sync_tree(fresh)
             status = fresh.stat()
@@ -240,6 +260,13 @@ class Snapshotter:
         """The keys that have a directory."""
         return sorted(filter(_KEY.fullmatch, os.listdir(self._root))) if self._root.is_dir() else ()
 
+    def _with_init(self, directory: Path, tree: MergedTree, form: Form) -> MergedTree:
+        """The tree of an image under the init layer of a snapshot, if it has one."""
+        if not (directory / "init").is_dir():
+            return tree
+        found = scan(directory / "init", form, limits=self._limits)
+        return tree.apply(found.index, found.source)
+
     def _empty_upper(self, upper: Path, tree: MergedTree, form: Form) -> None:
         upper.mkdir(mode=0o700)
         dress_directory(upper, tree.root.entry, form)
@@ -262,10 +289,19 @@ def _seal(directory: Path) -> None:
     """
     _complete(directory)
     _mark_ready(directory)
-    for name in ("upper", "origin", "base"):
+    for name in ("upper", "origin", "base", "init"):
         if (directory / name).is_dir():
             sync_tree(directory / name)
     fsync_dir(directory)
+
+
+def _fill_init(directory: Path, root: Entry, form: Form, init: Callable[[Path], object] | None) -> None:
+    """Make the init layer of a snapshot; its top looks as that of the image."""
+    if init is not None:
+        layer = directory / "init"
+        layer.mkdir(mode=0o700)
+        init(layer)
+        dress_directory(layer, root, form)
 
 
 def _complete(directory: Path) -> None:

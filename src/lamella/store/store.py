@@ -335,20 +335,33 @@ class Store(Exchange):
         *,
         driver: str | None = None,
         writable: bool = True,
+        init_layer: bool = False,
         progress: Progress = NO_PROGRESS,
     ) -> Snapshot:
-        """A new snapshot on an image. Raises AlreadyExists for the key, Unsupported if no driver works here."""
+        """A new snapshot on an image. Raises AlreadyExists for the key, Unsupported if no driver works here.
+
+        With ``init_layer`` what a container needs to find (``/proc``, ``/dev/pts``, ``/etc/hosts`` and more, as docker
+        1.0 made them) stands on top of the image; that is no change of the snapshot's, and in no commit.
+        """
         base = self.image(image) if isinstance(image, str) else image
         key = self._new_key(key)
         with self.lease(f"prepare {key}") as lease:
             lease.hold(base.digest)
-            built, chosen = self._build(base, writable, driver or self._forced_driver, lease.directory, progress)
+            forced = driver or self._forced_driver
+            init = _init_layer() if init_layer else None
+            built, chosen = self._build(base, writable, forced, lease.directory, init, progress)
             record = SnapshotRecord(key, base.digest, "", writable, chosen, datetime.now(UTC))
             self._publish_snapshot(built, record)
         return Snapshot(self, key)
 
     def _build(
-        self, image: Image, writable: bool, forced: str | None, staging: Path, progress: Progress
+        self,
+        image: Image,
+        writable: bool,
+        forced: str | None,
+        staging: Path,
+        init: Callable[[Path], object] | None,
+        progress: Progress,
     ) -> tuple[Path, str]:
         """Build a snapshot with the best driver: its directory, and the driver's name.
 
@@ -356,13 +369,17 @@ class Store(Exchange):
         """
         chosen = mounting.choose(self._snapshot_root(), forced)
         try:
-            built = self.snapshotter.build(Stack(chosen, image.diff_ids, writable), staging, progress=progress)
+            built = self.snapshotter.build(
+                Stack(chosen, image.diff_ids, writable), staging, init=init, progress=progress
+            )
         except Unsupported as error:
             if forced is not None or not error.code.startswith("erofs-"):
                 raise
             progress.note(f"not mounted in place: {error}")
             chosen = mounting.choose(self._snapshot_root(), in_place=False)
-            built = self.snapshotter.build(Stack(chosen, image.diff_ids, writable), staging, progress=progress)
+            built = self.snapshotter.build(
+                Stack(chosen, image.diff_ids, writable), staging, init=init, progress=progress
+            )
         return built, chosen.name
 
     def view(self, image: Image | str, key: str | None = None, *, driver: str | None = None) -> Snapshot:
@@ -519,3 +536,9 @@ def _names_for(graph: Graph, text: str, digest: Digest) -> list[str]:
     if record is not None and record.target == digest:
         return [reference.without_digest().familiar]
     return graph.names_by_target().get(digest, [])
+
+
+def _init_layer() -> Callable[[Path], object]:
+    from lamella.formats.docker_graph import initlayer
+
+    return initlayer.populate
