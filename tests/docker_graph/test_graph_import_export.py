@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from graph_support import Noted
 
 import lamella
 from lamella.errors import AlreadyExists, Conflict, Integrity, InvalidInput, LamellaError, NotFound
@@ -149,6 +150,17 @@ class TestImport:
         for nobody in (IDS[2][:11], "0" * 64, "0" * 12):
             with pytest.raises(NotFound):
                 store.image(nobody)
+
+    def test_what_has_no_name_is_told(self, store, docker):
+        noted = Noted()
+        store.import_graph(docker, progress=noted)
+        assert not any("no name" in note for note in noted.notes)
+        (docker / "repositories").write_text(json.dumps({"Repositories": {"Upper/Case": {"x": IDS[2]}}}))
+        with lamella.Store.open(store.root.parent / "second") as second:
+            second.import_graph(docker, progress=noted)
+            assert "'Upper/Case:x' is no image name and was not kept" in noted.notes
+            assert "2 of the images have no name: 'lamella gc' removes what gets none" in noted.notes
+            assert len(second.images()) == 4
 
     def test_the_graph_itself_may_be_named(self, store, docker):
         store.import_graph(docker / "graph")

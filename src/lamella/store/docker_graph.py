@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella._sys.files import os_errors
 from lamella.errors import LamellaError
 from lamella.formats.docker_graph import Graph, GraphForm
 from lamella.formats.docker_graph_sink import DockerGraphSink
@@ -15,7 +16,7 @@ from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
 from lamella.transfer.copy import copy_images
-from lamella.transfer.load import Loaded, load
+from lamella.transfer.load import Loaded, load, without_ancestors
 from lamella.transfer.store_source import StoreSource
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def import_graph(
     with store.lease(f"import-graph {path}") as lease:
         graph = Graph.open(path, create=False, limits=store.limits, progress=progress)
         scratch = lease.directory / "graph"
-        scratch.mkdir(mode=0o700)
+        with os_errors(str(scratch)):
+            scratch.mkdir(mode=0o700)
         source = DockerGraphSource(
             graph, scratch, names=names, skip_damaged=skip_damaged, limits=store.limits, progress=progress
         )
@@ -57,6 +59,10 @@ def import_graph(
                 error.about(subject=f"image {owner}")
             raise
     store.sync_layout()
+    named = {item.descriptor.digest for item in loaded if item.names}
+    loose = [offer for offer in without_ancestors(source.offers()) if offer.descriptor.digest not in named]
+    if loose:
+        progress.note(f"{len(loose)} of the images have no name: 'lamella gc' removes what gets none")
     return loaded
 
 
