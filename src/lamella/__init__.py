@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # not from typing, whose import would be a third of the time 
     from lamella.images.layer import Layer
     from lamella.layers.compare import Change, ChangeKind
     from lamella.layers.view import FileInfo, TreeView
+    from lamella.registry.access import Access
+    from lamella.registry.credentials import Credentials
+    from lamella.registry.policy import Policy
     from lamella.spec.descriptor import Descriptor
     from lamella.spec.digest import Digest
     from lamella.spec.limits import Limits
@@ -37,10 +40,12 @@ if TYPE_CHECKING:  # not from typing, whose import would be a third of the time 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Access": "lamella.registry.access",
     "Cancelled": "lamella.spec.progress",
     "Change": "lamella.layers.compare",
     "ChangeKind": "lamella.layers.compare",
     "Compression": "lamella.archive.compression",
+    "Credentials": "lamella.registry.credentials",
     "Descriptor": "lamella.spec.descriptor",
     "Digest": "lamella.spec.digest",
     "FileInfo": "lamella.layers.view",
@@ -49,6 +54,7 @@ _HOMES = {
     "Layer": "lamella.images.layer",
     "Limits": "lamella.spec.limits",
     "Platform": "lamella.spec.platform",
+    "Policy": "lamella.registry.policy",
     "Progress": "lamella.spec.progress",
     "Recipe": "lamella.images.create",
     "Reference": "lamella.spec.reference",
@@ -58,10 +64,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Access",
     "Cancelled",
     "Change",
     "ChangeKind",
     "Compression",
+    "Credentials",
     "Descriptor",
     "Digest",
     "FileInfo",
@@ -70,6 +78,7 @@ __all__ = [
     "Layer",
     "Limits",
     "Platform",
+    "Policy",
     "Progress",
     "Recipe",
     "Reference",

@@ -435,6 +435,18 @@ def test_docker_hubs_own_token_server_gets_its_credentials():
     assert sent[0].authorization == CREDENTIALS.basic
 
 
+@pytest.mark.parametrize("status", [307, 308])
+def test_an_identity_token_is_not_sent_to_where_a_token_server_redirects(status):
+    with scripted(lambda asked: Reply(200, b'{"access_token": "t"}')) as elsewhere:
+        with scripted(lambda asked: Reply(status, headers={"Location": f"{elsewhere.url}/token"})) as tokens:
+            with scripted(lambda asked: challenge(f"{tokens.url}/token")) as server:
+                used = access(credentials=Credentials(identity_token=SECRET))
+                with Registry(server.host, used) as client, pytest.raises(Unavailable) as caught:
+                    client.call(Call("GET", "x"))
+        assert caught.value.code == "registry-protocol"
+        assert elsewhere.asked == []
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token": "a\\nb"}', b'{"token": 7}'])
 def test_a_token_server_that_gives_no_token_is_an_error(body):
     auth = Authenticator("r.example", lambda path: None, lambda request, limit: (200, body))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,16 @@ def test_files_are_looked_through_in_podmans_order(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"auths": {"r.io": {"username": str(number), "password": "p"}}}))
         assert found.find("r.io").username == str(number)
+
+
+def test_who_has_no_runtime_directory_may_have_a_file_all_the_same(tmp_path):
+    found = CredentialFiles.of_user(tmp_path, tmp_path / "none", system=tmp_path)
+    assert found.written == tmp_path / ".config/containers/auth.json"
+    own = tmp_path / str(os.getuid()) / "auth.json"
+    own.parent.mkdir()
+    own.write_text("{}")
+    found = CredentialFiles.of_user(tmp_path, tmp_path / "none", system=tmp_path)
+    assert found.written == own
 
 
 @pytest.mark.parametrize("entry", [{"auth": "!!!"}, {"auth": "bm9jb2xvbg=="}, {"auth": 7}, {"username": []}])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ _HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", 
 HUB_KEY = "https://index.docker.io/v1/"
 """What docker and its helpers call Docker Hub."""
 
+_SYSTEM = Path("/run/containers")
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -61,9 +63,17 @@ class CredentialFiles:
     legacy: tuple[Path, ...] = ()
 
     @classmethod
-    def of_user(cls, home: Path, runtime: Path | None = None, *, config: Path | None = None) -> CredentialFiles:
-        """The files of containers/image, in its order. ``config`` is docker's directory, ``~/.docker`` if None."""
-        first = (runtime / "containers/auth.json",) if runtime is not None and runtime.is_dir() else ()
+    def of_user(
+        cls, home: Path, runtime: Path | None = None, *, config: Path | None = None, system: Path = _SYSTEM
+    ) -> CredentialFiles:
+        """The files of containers/image, in its order. ``config`` is docker's directory, ``~/.docker`` if None.
+
+        Who has no ``runtime`` directory, as root often has none, may have a file below ``system``.
+        """
+        per_user = system / str(os.getuid()) / "auth.json"
+        first: tuple[Path, ...] = (per_user,) if per_user.is_file() else ()
+        if runtime is not None and runtime.is_dir():
+            first = (runtime / "containers/auth.json",)
         own = home / ".config/containers/auth.json"
         return cls((*first, own, (config or home / ".docker") / "config.json"), (home / ".dockercfg",))
 

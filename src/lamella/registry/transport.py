@@ -235,6 +235,12 @@ class Transport:
             response.discard()
             if origin(target) != origin(url):
                 authorization = None
+                if method == "POST" and body:  # what is posted to a token server is a secret too
+                    raise Unavailable(
+                        "it redirects to another host what was for it alone",
+                        code="registry-protocol",
+                        subject=origin(url)[1],
+                    )
                 if request.secret:
                     raise Unavailable(
                         f"it would have credentials sent on to {origin(target)[1]}",
