@@ -279,6 +279,25 @@ def test_a_signed_schema_1_image_is_converted(registry, store, tmp_path):
     assert pulled.config.author == "me"
 
 
+def test_a_signed_schema_1_image_gets_the_id_that_skopeo_gives_it(store, tmp_path):
+    archive = layouts.real("alpine-docker-archive.tar", tmp_path)
+    old, new = tmp_path / "old", tmp_path / "new"
+    run("skopeo", "copy", "-q", "--format", "v2s1", f"docker-archive:{archive}", f"dir:{old}")
+    run("skopeo", "copy", "-q", "--format", "v2s2", f"dir:{old}", f"dir:{new}")
+    raw = (old / "manifest.json").read_bytes()
+    assert "signatures" in json.loads(raw)
+    wired = {"Content-Type": "application/vnd.docker.distribution.manifest.v1+prettyjws"}
+    with scripted(
+        lambda asked: (
+            Reply(200, raw, wired)
+            if "/manifests/" in asked.path
+            else Reply(200, (old / asked.path.rpartition(":")[2]).read_bytes())
+        )
+    ) as server:
+        pulled = store.pull(f"{server.host}/a/b:1", access=Access(plain_http=True))
+    assert str(pulled.id) == json.loads((new / "manifest.json").read_bytes())["config"]["digest"]
+
+
 # -- pushing
 
 
