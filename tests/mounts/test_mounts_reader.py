@@ -270,3 +270,4 @@ def test_requests_that_make_no_sense_are_answered_with_an_error():
                 assert isinstance(answer, int | bytes | list)
     assert server.answer(15, 50, _BODIES[15]) == errno.EIO  # there is no device
     assert server.answer(35, 1, b"") == errno.ENOSYS
+    assert server.answer(39, 1, b"") == errno.ENOTTY

@@ -32,7 +32,7 @@ _FOREVER = 1 << 40
 _ROOT = 1
 _LOOKUP, _FORGET, _GETATTR, _READLINK, _OPEN, _READ, _STATFS, _RELEASE = 1, 2, 3, 5, 14, 15, 17, 18
 _GETXATTR, _LISTXATTR, _INIT, _OPENDIR, _READDIR, _INTERRUPT, _DESTROY = 22, 23, 26, 27, 28, 36, 38
-_BATCH_FORGET, _READDIRPLUS, _LSEEK = 42, 44, 46
+_IOCTL, _BATCH_FORGET, _READDIRPLUS, _LSEEK = 39, 42, 44, 46
 _UNANSWERED = frozenset({_FORGET, _BATCH_FORGET, _INTERRUPT})
 
 _ASYNC_READ, _EXPORT, _BIG_WRITES, _READDIRPLUS_FLAG, _PARALLEL = 1, 1 << 4, 1 << 5, 1 << 13, 1 << 18
@@ -123,7 +123,8 @@ class ImageServer:
         """The answer to one request: its bytes, in one or more pieces, or the number of an error."""
         act = self._answers.get(opcode)
         if act is None:
-            return errno.ENOSYS  # of opening too: then the kernel opens and closes files by itself
+            # Of opening too: then the kernel opens and closes files by itself. Overlays ask for flags by ioctl.
+            return errno.ENOTTY if opcode == _IOCTL else errno.ENOSYS
         try:
             return act(self._root if node == _ROOT else node, body)
         except OSError as error:
