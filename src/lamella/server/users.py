@@ -26,7 +26,7 @@ _FILE_BYTES = 4 << 20
 
 
 class Users:
-    """The users of a file, which is read again when it changes. Thread-safe; checking takes as long as bcrypt takes.
+    """The users of a file, which is read again when it changes. Thread-safe.
 
     Raises InvalidInput for a line that is none, Unsupported for a hash that is not bcrypt, and what reading raises.
     """
@@ -41,22 +41,29 @@ class Users:
         self._nobody = b""
         self._load()
 
+    def knows(self, authorization: str) -> bool:
+        """Whether ``allows`` has said yes to this header lately, and nothing has changed since. Takes no time."""
+        found = _credentials(authorization)
+        return found is not None and self._remembers(self._trace(found, self._current().get(found[0])))
+
     def allows(self, authorization: str) -> bool:
-        """Whether the header names a user and has the user's password."""
+        """Whether the header names a user and has the user's password. Takes as long as bcrypt takes."""
         found = _credentials(authorization)
         if found is None:
             return False
         user, password = found
         hashed = self._current().get(user)
-        told = b"\0".join((hashed or b"", user.encode("utf-8", "surrogateescape"), password))
-        seen = hmac.new(self._key, told, hashlib.sha256).digest()
-        if hashed is not None and self._remembers(seen):
-            return True
         # Nobody is checked too, so that the time does not tell who there is.
         right = _matches(password, hashed or self._nobody) and hashed is not None
         if right:
-            self._remember(seen)
+            self._remember(self._trace(found, hashed))
         return right
+
+    def _trace(self, found: tuple[str, bytes], hashed: bytes | None) -> bytes:
+        """What is remembered of credentials: nothing that tells them, and of no use with another hash."""
+        user, password = found
+        told = b"\0".join((hashed or b"", user.encode("utf-8", "surrogateescape"), password))
+        return hmac.new(self._key, told, hashlib.sha256).digest()
 
     def _current(self) -> dict[str, bytes]:
         with self._lock:
