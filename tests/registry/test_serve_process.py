@@ -177,6 +177,9 @@ def test_users_change_while_the_server_runs(root, users):
         users.write_text("".join(line for line in users.read_text().splitlines(True) if not line.startswith("ann")))
         assert ann.ask("GET", "/v2/").status == 401
         assert bob.ask("GET", "/v2/").status == 200
+        users.write_text("no line of such a file\n")
+        for _ in range(2):
+            assert bob.ask("GET", "/v2/").status == 503
         users.unlink()
         assert bob.ask("GET", "/v2/").status == 503
 

@@ -72,10 +72,11 @@ class Users:
             return self._hashes
 
     def _load(self) -> None:
-        self._stamp = _stamp(self._path)
+        stamp = _stamp(self._path)
         with os_errors(str(self._path)), self._path.open("rb") as file:
             self._hashes = _parsed(file.read(_FILE_BYTES), str(self._path))
         self._nobody = next(iter(self._hashes.values()), b"")
+        self._stamp = stamp  # after the rest: a file that cannot be read is tried again, and lets nobody in
 
     def _remembers(self, seen: bytes) -> bool:
         with self._lock:
