@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from lamella.registry.access import Access, Retrying
 from lamella.spec.progress import Cancelled
 from lamella.testing import consistency
 from support import wire
-from support.building import file, tar
+from support.building import digest_of, file, tar
 from support.scripted import Asked, Reply, Scripted, scripted
 
 CHUNK = 256 << 10
@@ -151,6 +153,27 @@ def test_a_pull_that_was_cancelled_goes_on_where_it_was(image, disk):
         store.pull(name_at(server), access=access())
         assert served.sent == served.size - kept < served.size
         assert_whole(store.root, image, name_at(server))
+
+
+def test_a_plain_layer_goes_on_too(disk):
+    layer = tar(file("a", wire.noise(6 << 20)))
+    packed = wire.image_of(layer)
+    config = next(iter(packed.blobs.values()))
+    manifest = json.loads(packed.raw)
+    manifest["layers"] = [wire.descriptor("application/vnd.oci.image.layer.v1.tar", layer)]
+    plain = wire.Image(json.dumps(manifest).encode(), {digest_of(data): data for data in (config, layer)})
+    served = Served(plain)
+    with scripted(served) as server, lamella.Store.open(disk / "store") as store:
+        served.fail = cut_everything
+        with pytest.raises((Unavailable, Aborted)):
+            store.pull(name_at(server), access=access(retrying=Retrying(attempts=2)))
+        kept = partial(store.root)[digest_of(layer)]
+        assert kept >= (3 << 20) - CHUNK
+        served.fail = lambda asked, data: None
+        served.sent = 0
+        store.pull(name_at(server), access=access())
+        assert served.sent <= len(layer) - kept + len(config)
+        assert_whole(store.root, plain, name_at(server))
 
 
 def test_a_server_that_knows_no_ranges_is_read_from_the_start(image, disk):
@@ -304,7 +327,8 @@ def test_killing_a_pull_a_hundred_times_fetches_no_more_than_a_chunk_again(image
             before = served.sent
             pid = nursery.start(root, name_at(server))
             time.sleep(chance.random() * 0.12)
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may be done
+                os.kill(pid, signal.SIGKILL)
             kills += (code := nursery.wait()) == -signal.SIGKILL
             whole = [blob for blob in layers if (root / "blobs" / blob.replace(":", "/")).exists()]
             have = sum(partial(root).values()) + sum(layers[blob] for blob in whole)

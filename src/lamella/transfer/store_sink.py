@@ -25,6 +25,8 @@ from lamella.spec.reference import Reference
 
 _CHUNK = 1 << 20
 _POLL = 0.05
+_MAGIC = 16
+"""Bytes that tell how a layer is compressed."""
 
 
 class StoreSink:
@@ -251,7 +253,8 @@ def _name_or_none(text: str) -> Reference | None:
 class _Continued:
     """What an ingest has of a layer, and behind it what comes from elsewhere; ``keep`` stores the latter.
 
-    Used by two threads: one reads, another keeps what was read.
+    Used by two threads: one reads, another keeps what was read. A plain layer, which is its own tar and is not kept by
+    the other thread, is kept while it is read, so that it can be gone on with too.
     """
 
     def __init__(self, reader: Reader, ingest: Ingest) -> None:
@@ -259,8 +262,20 @@ class _Continued:
         self._kept = ingest.offset
         self._at = 0
         self._passed = 0
+        self._resumable = isinstance(reader, RewindableReader) and reader.resumable
+        self._plain: bool | None = None
 
     def read(self, size: int, /) -> bytes:
+        data = self._next(size)
+        if self._plain is None:
+            while 0 < len(data) < _MAGIC and (more := self._next(size)):
+                data += more
+            self._plain = self._resumable and Compression.detect(data) is Compression.NONE
+        if self._plain:
+            self.keep(data)
+        return data
+
+    def _next(self, size: int) -> bytes:
         if self._at < self._kept:
             data = self._ingest.read_back(self._at, min(size, self._kept - self._at))
             self._at += len(data)
