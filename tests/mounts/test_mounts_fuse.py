@@ -235,6 +235,27 @@ def test_a_server_that_was_killed(above, place):
     above.run(scenario, place)
 
 
+@needs_root
+@needs_tool("strace")
+@pytest.mark.parametrize("fault", ["write,writev:error=ENOSYS", "read:error=EIO", "pread64:error=EIO"])
+def test_nobody_waits_for_a_server_that_fails(place, fault):
+    driver = FuseDriver()
+    image = image_in(place)
+    mounted = driver.mount(Mount("fuse", (), image=image), branch(place)[2])
+    (server,) = servers_at(place)
+    call = fault.partition(":")[0]
+    command = ["strace", "-f", "-o", place / "trace", "-e", f"trace={call}", "-e", f"inject={fault}", "-p", str(server)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert "attached" in tracer.stderr.readline()
+        with pytest.raises(OSError) as caught:
+            (mounted.root / "file").read_bytes()
+        assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
+        tracer.terminate()
+    driver.unmount(mounted)
+    assert not images_at(place)
+    assert not servers_at(place)
+
+
 def test_an_image_whose_overlay_was_killed_is_released_with_the_next(above, place):
     def scenario(driver, place):
         if above.name != "userns":

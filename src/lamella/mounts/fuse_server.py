@@ -247,9 +247,19 @@ def main() -> None:
     _stay_behind()
     _let_go()
     for _ in range(_THREADS - 1):
-        threading.Thread(target=server.serve, args=(connection,), daemon=True).start()
-    server.serve(connection)
-    os._exit(0)
+        threading.Thread(target=_serve, args=(server, connection), daemon=True).start()
+    _serve(server, connection)
+
+
+def _serve(server: ImageServer, connection: int) -> None:
+    """Serve, and end the process with the first of its threads that ends, be it by a fault.
+
+    With the process goes the connection, and whoever waits for an answer is told; he would wait for ever otherwise.
+    """
+    try:
+        server.serve(connection)
+    finally:
+        os._exit(0)
 
 
 def _stay_behind() -> None:
