@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import peers
+from benchmarks import exchange, peers
 from benchmarks.image import make_layout
 from benchmarks.measure import LAMELLA, Sample, drop_caches, fresh_file_system, have, median, repeat, run, sync
 
@@ -206,6 +206,52 @@ class Bench:
             small = self._on_fresh(lambda fs: self._lamella(fs, "load", "-i", str(self.layout)))
         self.add("load of four times the bytes", ours, ("the load of the image itself", lambda: small))
 
+    def registry(self) -> None:
+        """Pull and push on loopback, to the same work done by others; skipped where there is no docker-registry."""
+        if not (have("docker-registry") and have("skopeo")):
+            print("| pull, push | no docker-registry or no skopeo here | | |")
+            return
+        with tempfile.TemporaryDirectory(dir=self.work) as place, exchange.registry(Path(place)) as host:
+            name = f"{host}/bench/image:1"
+            exchange.skopeo(f"oci:{self.layout}:bench", f"docker://{name}", "dest")
+            self._pulls(name)
+            with exchange.far_away(host, 0.02) as far:
+                self._pull_from_far(f"{far}/bench/image:1")
+        self._pushes()
+
+    def _pulls(self, name: str) -> None:
+        podman = self._peer("podman", lambda fs: exchange.podman_pull_mounted(name, fs))
+        copied = self._peer("skopeo", lambda fs: exchange.skopeo(f"docker://{name}", f"oci:{fs}/copy:it", "src"))
+        for driver in ("erofs", "overlay") if os.geteuid() == 0 else ("copy",):
+            ours = self._on_fresh(partial(exchange.lamella_pull_mounted, name, driver=driver))
+            self.add(f"pull, to a mounted root ({driver})", ours, ("podman pull, image mount", podman))
+        ours = self._on_fresh(lambda fs: self._lamella(fs, "pull", "-q", name))
+        self.add("pull, verified and indexed", ours, ("skopeo copy to a layout, not unpacked", copied))
+        at_once = self._on_fresh(lambda fs: exchange.lamella_pulls_at_once(name, fs, 8))
+        self.add("8 processes pull it at once", at_once, ("one process", partial(_same, ours)))
+
+    def _pull_from_far(self, name: str) -> None:
+        ours = self._on_fresh(lambda fs: self._lamella(fs, "pull", "-q", name))
+        copied = self._peer("skopeo", lambda fs: exchange.skopeo(f"docker://{name}", f"oci:{fs}/copy:it", "src"))
+        self.add("pull, 20 ms away", ours, ("skopeo copy to a layout, not unpacked", copied))
+
+    def _pushes(self) -> None:
+        def ours(fs: Path) -> Sample:
+            self._lamella(fs, "load", "-i", str(self.layout))
+            with exchange.registry(fs / "registry") as host:
+                return self._lamella(fs, "push", "-q", "bench", f"{host}/a/b:1")
+
+        def by_skopeo(fs: Path) -> Sample:
+            with exchange.registry(fs / "registry") as host:
+                return exchange.skopeo(f"oci:{self.layout}:bench", f"docker://{host}/a/b:1", "dest")
+
+        def by_podman(fs: Path) -> Sample:
+            with exchange.registry(fs / "registry") as host:
+                return exchange.podman_push(self.layout, fs, f"{host}/a/b:1")
+
+        others = (("skopeo copy", self._peer("skopeo", by_skopeo)), ("podman push", self._peer("podman", by_podman)))
+        self.add("push", self._on_fresh(ours), *others)
+
     def _peer(self, tool: str, act: Callable[[Path], Sample]) -> Callable[[], Sample] | None:
         return (lambda: self._on_fresh(act)) if have(tool) else None
 
@@ -220,7 +266,9 @@ def run_text(command: list[str]) -> str:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("names", nargs="*", help="load, mount, commit, open_one, start, memory (default: all)")
+    parser.add_argument(
+        "names", nargs="*", help="load, mount, commit, open_one, start, memory, registry (default: all)"
+    )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lamella-bench")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
@@ -234,7 +282,7 @@ def main() -> None:
         "| what | Lamella | peer | peer's time over ours |\n|---|---|---|---|"
     )
     print(heading, flush=True)
-    for name in options.names or ("load", "mount", "commit", "open_one", "start", "memory"):
+    for name in options.names or ("load", "mount", "commit", "open_one", "start", "memory", "registry"):
         getattr(bench, name)()
     if options.write:
         write_table("\n".join([heading, *(row.text() for row in bench.rows)]))
