@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lamella._sys import mountinfo
+from lamella._sys import mountinfo, syscalls
 
 _SHUTDOWN = 0x8004587D
 _WITHOUT_FLUSH = 2
@@ -30,7 +30,8 @@ _KINDS = {
     "ext4": (("-O", "^resize_inode"), "noauto_da_alloc,data=writeback,commit=600"),
     "xfs": ((), "noquota,nouuid"),
 }
-_PATIENCE = 1000
+_PATIENCE = 200
+"""Times 10 ms that are waited for what holds on to a file system."""
 _SIZES = {"ext4": 64 << 20, "xfs": 320 << 20}
 
 
@@ -107,8 +108,10 @@ class CuttableDisk:
         subprocess.run(command, check=True, capture_output=True)
 
     def _unmount(self) -> None:
-        """Unmount, and wait until nothing holds on to the file system: mounted again, it would be the one cut off."""
+        """Unmount, and see to it that mounting it again does not give the file system that was cut off."""
         own = self.path.resolve()
+        with suppress(OSError):  # it is cut off
+            self._sync()
         inside = [point.target for point in mountinfo.mount_points() if point.target.is_relative_to(own)]
         for target in reversed(inside):
             if target != own:
@@ -117,11 +120,23 @@ class CuttableDisk:
             if own not in inside or subprocess.run(["umount", str(own)], capture_output=True).returncode == 0:
                 break
             time.sleep(0.01)  # what was unmounted lazily lets go in a moment
+        else:
+            subprocess.run(["umount", "-l", str(own)], check=True)
         for _ in range(_PATIENCE):
             if not self._is_attached():
                 return
             time.sleep(0.01)
-        raise OSError(errno.EBUSY, "the file system is still in use", str(self.path))
+        # A mount namespace that was made meanwhile has a copy of the mount, for as long as it lives.
+        copy = self.image.with_suffix(".copy")
+        subprocess.run(["cp", "--sparse=always", "--reflink=auto", self.image, copy], check=True)
+        copy.replace(self.image)
+
+    def _sync(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syscalls.syncfs(fd)
+        finally:
+            os.close(fd)
 
     def _is_attached(self) -> bool:
         """Whether a loop device has the image."""
