@@ -356,6 +356,18 @@ def test_pushing_under_another_digest_is_refused(registry, store):
     assert caught.value.code == "push-digest"
 
 
+def test_an_id_is_no_name_to_push_to(registry, store):
+    pushed(registry, "a/b:1", LAYER)
+    image = store.pull(f"{registry.host}/a/b:1", access=access(registry))
+    for name in (str(image.id), image.short_id):
+        with pytest.raises(InvalidInput) as caught:
+            store.push(name, access=access(registry))
+        assert caught.value.code == "push-target"
+    store.push(image.short_id, f"{registry.host}/by/id:1", access=access(registry))
+    with pytest.raises(NotFound):
+        store.push("not/there:1", access=access(registry))
+
+
 def test_what_refers_to_an_image_is_listed_where_the_registry_lists_nothing(registry, store):
     image = pushed(registry, "a/b:1", LAYER)
     by_hand = wire.Wire(registry.host)

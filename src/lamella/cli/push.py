@@ -47,10 +47,12 @@ def command(
     wanted = None if platform is None else Platform.parse(platform)
     reach = Reach(creds, authfile, tls_verify, cert_dir, allow_realm, foreign_layers=foreign_layers)
     access = remote.access(reach)
-    where = remote.bare(target or name)
+    where = None if target is None else remote.bare(target)
     with here.store() as store, here.reporting(quiet=quiet) as progress:
         sent = store.push(name, where, platform=wanted, access=access, progress=progress)
     if as_json:
-        write_json({"name": where, "digest": str(sent.digest), "media_type": sent.media_type, "size": sent.size})
+        write_json(
+            {"name": where or name, "digest": str(sent.digest), "media_type": sent.media_type, "size": sent.size}
+        )
     else:
         write_text(str(sent.digest))

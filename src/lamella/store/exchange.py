@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
+from lamella.errors import InvalidInput
 from lamella.images.graph import Graph
 from lamella.images.image import Image
 from lamella.spec.digest import Digest
@@ -117,13 +119,22 @@ class Exchange(ABC):
         from lamella.registry.access import Access
         from lamella.transfer.remote import push
 
-        reference = Reference.parse(target or name)
+        reference = self._own_name(name) if target is None else Reference.parse(target)
         with self.lease(f"push {name}") as lease:
             document = self.graph.find_document(name)
             lease.hold(document.digest)
             return push(
                 self.graph, document, reference, access=access or Access.of_user(), platform=platform, progress=progress
             )
+
+    def _own_name(self, name: str) -> Reference:
+        """The name that an image is to be pushed under if no other is given. Raises InvalidInput for an id."""
+        with suppress(InvalidInput):
+            reference = Reference.parse(name)
+            if self.graph.catalog.name(str(reference)) is not None:
+                return reference
+        self.graph.find_document(name)
+        raise InvalidInput("this is no name to push to", code="push-target", subject=name, hint="say where to push it")
 
     def copy(
         self,
