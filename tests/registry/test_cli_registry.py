@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from support import layouts, wire
 from support.building import digest_of, file, tar
 from support.needs import needs_tool
 from support.peers import run, skopeo_inspect
+from support.scripted import Reply, scripted
 
 pytestmark = needs_tool("docker-registry", "htpasswd", "openssl", "skopeo")
 
@@ -172,3 +174,16 @@ def test_tls_is_verified_unless_it_is_said_not_to_be(cli, tls_registry, disk):
     place.mkdir(parents=True)
     (place / "ca.crt").write_bytes(tls_registry.authority.read_bytes())
     cli.fails(10, "tags", "--cert-dir", disk / "certs", f"{host}/a/b")
+
+
+def test_a_command_gives_up_after_the_time_that_it_has(cli):
+    released = threading.Event()
+
+    def silent(asked):
+        released.wait()
+        return Reply(404)
+
+    with scripted(silent) as server:
+        message = cli.fails(18, "pull", "-q", "--timeout", "0.5", f"{server.host}/a/b:1")
+        released.set()
+    assert "it took longer than the 0.5 seconds that it may" in message

@@ -582,6 +582,16 @@ def test_closing_a_client_ends_what_is_under_way():
     assert [error.kind for error in ended] == ["aborted"]
 
 
+def test_a_deadline_ends_what_is_under_way():
+    used = access(deadline=0.3, read_timeout=10_000)
+    with scripted(lambda asked: Reply(200, b"some", {"Content-Length": "10000"})) as server:
+        with source_at(server, used) as source, pytest.raises(Unavailable) as caught:
+            read_all(source.open_blob(replace(layer(b"x"), size=10_000)))
+        assert caught.value.code == "registry-deadline"
+    with source_at(server, access(deadline=10_000)):
+        pass
+
+
 def _until_it_fails(reader, ended) -> None:
     try:
         while reader.read(1 << 16):

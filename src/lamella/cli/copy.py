@@ -35,6 +35,7 @@ def command(
     authfile: Path | None,
     cert_dir: Path | None,
     allow_realm: tuple[str, ...],
+    timeout: float | None,
     connections: int,
     foreign_layers: bool,
     policy: Path | None,
@@ -59,9 +60,11 @@ def command(
     wanted = None if platform is None else Platform.parse(platform)
     ends = Place.parse(source), Place.parse(target)
     from_ = remote.access(
-        Reach(src_creds, authfile, src_tls_verify, cert_dir, allow_realm, connections, foreign_layers)
+        Reach(src_creds, authfile, src_tls_verify, cert_dir, allow_realm, connections, foreign_layers, timeout=timeout)
     )
-    to = remote.access(Reach(dest_creds, authfile, dest_tls_verify, cert_dir, allow_realm, 1, foreign_layers))
+    to = remote.access(
+        Reach(dest_creds, authfile, dest_tls_verify, cert_dir, allow_realm, 1, foreign_layers, timeout=timeout)
+    )
     verify = remote.policy(policy, insecure=insecure_policy)
     with here.reporting(quiet=quiet) as progress:
         if any(end.transport == "store" for end in ends):

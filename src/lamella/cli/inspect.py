@@ -34,6 +34,7 @@ def command(
     authfile: Path | None,
     cert_dir: Path | None,
     allow_realm: tuple[str, ...],
+    timeout: float | None,
 ) -> None:
     """Show everything about images and snapshots, as JSON.
 
@@ -48,7 +49,7 @@ def command(
             if name.startswith(PREFIX):
                 from lamella.cli import describe_remote
 
-                access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm))
+                access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm, timeout=timeout))
                 documents.append(describe_remote.describe(name.removeprefix(PREFIX), access, platform))
                 continue
             store = store or stack.enter_context(here.store())

@@ -39,6 +39,7 @@ def command(
     authfile: Path | None,
     cert_dir: Path | None,
     allow_realm: tuple[str, ...],
+    timeout: float | None,
     connections: int,
     foreign_layers: bool,
     policy: Path | None,
@@ -56,7 +57,7 @@ def command(
     if all_platforms and platform is not None:
         raise click.UsageError("--all-platforms and --platform exclude each other")
     wanted = None if platform is None else Platform.parse(platform)
-    reach = Reach(creds, authfile, tls_verify, cert_dir, allow_realm, connections, foreign_layers)
+    reach = Reach(creds, authfile, tls_verify, cert_dir, allow_realm, connections, foreign_layers, timeout=timeout)
     access, verify = remote.access(reach), remote.policy(policy, insecure=insecure_policy)
     pulled = []
     with here.store() as store, here.reporting(quiet=quiet) as progress:

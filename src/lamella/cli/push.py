@@ -34,6 +34,7 @@ def command(
     authfile: Path | None,
     cert_dir: Path | None,
     allow_realm: tuple[str, ...],
+    timeout: float | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -45,7 +46,7 @@ def command(
     from lamella.spec.platform import Platform
 
     wanted = None if platform is None else Platform.parse(platform)
-    reach = Reach(creds, authfile, tls_verify, cert_dir, allow_realm, foreign_layers=foreign_layers)
+    reach = Reach(creds, authfile, tls_verify, cert_dir, allow_realm, foreign_layers=foreign_layers, timeout=timeout)
     access = remote.access(reach)
     where = None if target is None else remote.bare(target)
     with here.store() as store, here.reporting(quiet=quiet) as progress:

@@ -27,6 +27,7 @@ def command(
     authfile: Path | None,
     cert_dir: Path | None,
     allow_realm: tuple[str, ...],
+    timeout: float | None,
     as_json: bool,
 ) -> None:
     """List what refers to an image: signatures, attestations, other artifacts.
@@ -37,7 +38,7 @@ def command(
     """
     from lamella.registry.source import find_any
 
-    access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm))
+    access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm, timeout=timeout))
     found = find_any(access.registries.candidates(remote.bare(name)), access)
     digest = found.document.descriptor.digest
     try:

@@ -33,6 +33,7 @@ class Reach:
     allow_realm: tuple[str, ...] = ()
     connections: int = 1
     foreign_layers: bool = False
+    timeout: float | None = None
 
 
 def _verify_option(flag: str, what: str) -> Callable[[F], F]:
@@ -71,6 +72,12 @@ def _common(command: F) -> F:
             metavar="HOST",
             multiple=True,
             help="A token server that may get credentials though it is in another domain. May be repeated.",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            help="Give up after so long; what is there is gone on with the next time.  [default: none]",
         ),
     )
     for option in reversed(options):
@@ -138,6 +145,7 @@ def access(reach: Reach) -> Access:
         realms=frozenset(name.lower() for name in reach.allow_realm),
         connections=reach.connections,
         foreign_layers=reach.foreign_layers,
+        deadline=reach.timeout,
         proxies=environment.proxies(),
         user_agent=f"lamella/{__version__}",
     )

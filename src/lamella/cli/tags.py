@@ -25,12 +25,13 @@ def command(
     authfile: Path | None,
     cert_dir: Path | None,
     allow_realm: tuple[str, ...],
+    timeout: float | None,
     as_json: bool,
 ) -> None:
     """List the tags of a repository at its registry."""
     from lamella.registry.source import repository_for
 
-    access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm))
+    access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm, timeout=timeout))
     reference = access.registries.candidates(remote.bare(name))[0]
     repository = repository_for(reference, access)
     try:

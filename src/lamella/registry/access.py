@@ -42,8 +42,9 @@ class Access:
     ``certificates`` are directories in the form of ``/etc/docker/certs.d``. ``realms`` are hosts that may get
     credentials although a registry of another name sends there. ``connections`` is how many one large blob may be
     fetched over, ``foreign_layers`` whether layers are fetched from the addresses that their descriptors name, and
-    pushed. Times are seconds; ``sleep`` None waits in a way that closing the client ends. ``proxies`` maps ``http`` and
-    ``https`` to the URL of a proxy, ``no`` to a list of hosts.
+    pushed. Times are seconds; ``deadline`` is how long the client of one registry may be at work, from its first
+    request: a pull that it ends is gone on with by the next one. ``sleep`` None waits in a way that closing the client
+    ends. ``proxies`` maps ``http`` and ``https`` to the URL of a proxy, ``no`` to a list of hosts.
     """
 
     credentials: Credentials | None = None
@@ -57,6 +58,7 @@ class Access:
     foreign_layers: bool = False
     connect_timeout: float = 15.0
     read_timeout: float = 60.0
+    deadline: float | None = None
     retrying: Retrying = Retrying()
     sleep: Callable[[float], object] | None = None
     proxies: Mapping[str, str] = field(default_factory=dict)

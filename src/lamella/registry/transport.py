@@ -119,7 +119,7 @@ class _Failures:
         if error is None or isinstance(error, LamellaError) or not isinstance(error, Exception):
             return
         if self._transport.closed:
-            raise Aborted("the client was closed", code="registry-closed") from None
+            raise self._transport.ended() from None
         raised = failure_of(error, self._url)
         if raised is not None:
             if self._known and raised.code == "registry-unreachable":  # it was there a moment ago
@@ -199,6 +199,8 @@ class Transport:
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._reached: set[Origin] = set()
         self._ended = threading.Event()
+        self._timer: threading.Timer | None = None
+        self._late = False
 
     @property
     def closed(self) -> bool:
@@ -209,6 +211,8 @@ class Transport:
         """Close every connection; other threads that wait for one are waiting no longer."""
         self._ended.set()
         with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
             sockets, pools = list(self._sockets), list(self._pools.values())
             self._pools.clear()
         for connected in sockets:
@@ -217,12 +221,32 @@ class Transport:
         for pool in pools:
             pool.close()
 
+    def _start_timer(self) -> None:
+        """Begin to count towards the deadline, with the first request."""
+        with self._lock:
+            if self._timer is None and self._access.deadline is not None and not self.closed:
+                self._timer = threading.Timer(self._access.deadline, self._expire)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _expire(self) -> None:
+        self._late = True
+        self.close()
+
+    def ended(self) -> LamellaError:
+        """Why nothing can be asked any longer: the deadline has passed, or the client was closed."""
+        if self._late:
+            return Unavailable(
+                f"it took longer than the {self._access.deadline:g} seconds that it may", code="registry-deadline"
+            )
+        return Aborted("the client was closed", code="registry-closed")
+
     def sleep(self, seconds: float) -> None:
-        """Wait. Raises Aborted when the transport is closed meanwhile."""
+        """Wait. Raises Aborted when the transport is closed meanwhile, Unavailable when the deadline passes."""
         if self._access.sleep is not None:
             self._access.sleep(seconds)
         elif self._ended.wait(seconds):
-            raise Aborted("the client was closed", code="registry-closed")
+            raise self.ended()
 
     def open(self, request: Request) -> Response:
         """Send a request and follow where the answer leads. Raises Unavailable, without trying again."""
@@ -292,7 +316,8 @@ class Transport:
 
         self._check(url)
         if self.closed:
-            raise Aborted("the client was closed", code="registry-closed")
+            raise self.ended()
+        self._start_timer()
         sent = {"User-Agent": self._access.user_agent, "Accept-Encoding": "identity", **headers}
         if authorization is not None:
             sent["Authorization"] = authorization
