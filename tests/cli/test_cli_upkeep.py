@@ -210,3 +210,11 @@ def test_df_tells_what_is_in_equal_files(foreign: Cli, disk: Path) -> None:
     assert any(
         "1 of 3 files are copies of others, 100kB of 200kB" in line for line in foreign("df", "--duplicates").lines
     )
+
+
+def test_files_are_hashed_while_loading(cli: Cli, disk: Path) -> None:
+    layout = building.layout(disk / "layout", [LAYER], tag="it")
+    cli("load", "-q", "--file-digests", layout)
+    digest = building.digest_of(b"y")
+    assert cli("ls", "it", "/y", "--json").json[0]["digest"] == digest
+    assert cli("find", digest).err == ""  # nothing is left to be hashed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 import lamella
@@ -88,6 +90,43 @@ class TestContent:
             with refuses(Integrity, "layer-damaged"):
                 store.find_content(Digest.of(SAME))
             assert store.image("base").stat("bin/tool").digest is None
+
+
+class TestWhileLoading:
+    def test_files_are_hashed_as_they_come(self, store, disk, driver):
+        sparse = building.tar(building.file("large", bytes(range(256)) * 4_000), building.file("tail", b"t"))
+        with lamella.Store.open(store.root, file_digests=True) as hashing:
+            hashing.load(building.layout(disk / "layout", [BASE, sparse], tag="it"))
+            hashing.import_rootfs(io.BytesIO(OTHER), "imported")
+            with hashing.prepare("it", "s", driver=driver) as snapshot, snapshot.mount() as root:
+                (root / "new").write_bytes(SAME)
+            snapshot.commit("child")
+            snapshot.remove()
+        assert store.add_file_digests() == 0
+        for image in store.images():
+            for info in image.walk():
+                if info.kind.name == "REGULAR":
+                    with image.open(info.path) as file:
+                        assert info.digest == Digest.of(file.read())
+
+    def test_what_was_hashed_is_hashed_again_when_it_is_rebuilt(self, stored):
+        stored.add_file_digests()
+        image = stored.image("base")
+        (stored.layers.path(image.diff_ids[0]) / TAR_NAME).unlink()
+        with lamella.Store.open(stored.root) as other:
+            assert other.image("base").open("bin/tool").read() == SAME
+        with lamella.Store.open(stored.root) as other:
+            assert other.add_file_digests() == 0
+
+    def test_the_index_is_what_hashing_afterwards_makes(self, store, disk):
+        layout = building.layout(disk / "layout", [BASE], tag="it")
+        with lamella.Store.open(disk / "one", file_digests=True) as one:
+            one.load(layout)
+        store.load(layout)
+        store.add_file_digests()
+        name = store.image("it").diff_ids[0].hex
+        parts = [root / "layers" / name / "layer.index" for root in (disk / "one", store.root)]
+        assert parts[0].read_bytes() == parts[1].read_bytes()
 
 
 class TestPath:

@@ -28,7 +28,7 @@ _DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
 @arguments.quiet_option
 @pass_session
 def command(here: Session, what: bytes, names: tuple[str, ...], as_json: bool, quiet: bool) -> None:
-    """Find files over every image of the store, by name, by path, or by the digest of their content.
+    """Find files over every image, by name, path or content.
 
     PATTERN is compared with names, or if it has a slash with whole paths; * and ? stand for anything in it. DIGEST is
     the sha256 of a file's content, as sha256:HEX. Layers whose files were never hashed ('lamella load --file-digests'

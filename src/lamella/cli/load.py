@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     metavar="OS/ARCH[/VARIANT]",
     help="Load only this image of a multi-platform one.  [default: all of it]",
 )
+@click.option("--file-digests", is_flag=True, help="Hash every file too, for 'find' and 'df --duplicates'.")
 @arguments.json_option
 @arguments.quiet_option
 @pass_session
@@ -33,6 +34,7 @@ def command(
     from_: str | None,
     name: str | None,
     platform: str | None,
+    file_digests: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -45,7 +47,7 @@ def command(
 
     wanted = None if platform is None else Platform.parse(platform)
     path = _source(source, from_)
-    with here.store() as store, here.reporting(quiet=quiet) as progress:
+    with here.store(file_digests=file_digests) as store, here.reporting(quiet=quiet) as progress:
         loaded = store.load(path, name=name, platform=wanted, progress=progress)
     show_loaded(loaded, as_json=as_json)
 

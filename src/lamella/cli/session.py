@@ -33,11 +33,11 @@ class Session:
     interrupts: Interrupts = field(default_factory=Interrupts)
 
     @contextmanager
-    def store(self) -> Iterator[Store]:
-        """The store, open while the block runs."""
+    def store(self, *, file_digests: bool = False) -> Iterator[Store]:
+        """The store, open while the block runs; ``file_digests`` as for ``Store.open``."""
         from lamella.store.store import Store
 
-        with Store.open(self.root, driver=self.driver, refetch=_Refetching()) as store:
+        with Store.open(self.root, driver=self.driver, refetch=_Refetching(), file_digests=file_digests) as store:
             yield store
 
     @contextmanager

@@ -131,6 +131,7 @@ class Creator:
                 limits=self._graph.limits,
                 progress=self._progress,
                 key=label,
+                file_digests=self._graph.file_digests,
             )
             if not found.blob_size:
                 # An empty archive has an end marker: nothing at all is what a pipe delivers whose other end failed.
@@ -227,6 +228,8 @@ class Creator:
             else:
                 ingest.commit(expected=layer.blob, size=layer.blob_size)
         self._graph.layers.publish(staging, layer.diff_id)
+        if self._graph.file_digests:
+            self._graph.layers.add_file_digests(layer.diff_id)
         self._remember(layer, BlobRecipe.now(compression, recipe.level))
         self._progress.done(key)
         return layer

@@ -31,12 +31,16 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The images of one store. Reads see what is committed; nothing is cached but layer indexes."""
+    """The images of one store. Reads see what is committed; nothing is cached but layer indexes.
+
+    ``file_digests`` says that the indexes of new layers are to have the digest of every file's content.
+    """
 
     content: ContentStore
     catalog: Catalog
     layers: LayerStore
     limits: Limits = DEFAULT_LIMITS
+    file_digests: bool = False
 
     # -- documents
 

@@ -7,7 +7,7 @@ A layer's stream is read exactly once, whatever it comes from. What the pass lea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lamella.archive.tar import Member, MemberType, TarScanner
 from lamella.archive.whiteouts import Marker
 from lamella.errors import InvalidInput, LamellaError, ResourceExhausted, printable
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
+from lamella.layers.filedigests import FileHasher
 from lamella.layers.hashing import Ahead, Background, ThreadedHasher
 from lamella.layers.index import IndexWriter
 from lamella.layers.paths import normalize
@@ -58,15 +59,17 @@ def ingest_layer(
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress = NO_PROGRESS,
     key: str = "",
+    file_digests: bool = False,
 ) -> IngestedLayer:
     """Read a layer to its end, leaving ``layer.tar`` and ``layer.index`` in ``staging``, both synced.
 
     ``blob_sink`` is given the bytes of a compressed stream as they come, in a thread of its own; an uncompressed one is
-    its own tar, and goes to ``staging`` only. ``label`` names the layer in errors. Raises Integrity, InvalidInput or
+    its own tar, and goes to ``staging`` only. ``label`` names the layer in errors. With ``file_digests`` the index gets
+    the digest of every file's content. Raises Integrity, InvalidInput or
     ResourceExhausted, naming entry and layer, for a stream that is no sound layer; the staging directory is the
     caller's to remove then.
     """
-    run = _Pass(reader, staging, blob_sink, limits, progress, key)
+    run = _Pass(reader, staging, blob_sink, limits, progress, key, FileHasher() if file_digests else None)
     try:
         with os_errors(str(staging)):
             return run.run()
@@ -85,7 +88,9 @@ class _Pass:
         limits: Limits,
         progress: Progress,
         key: str,
+        files: FileHasher | None,
     ) -> None:
+        self._files = files
         self._source = _Counted(reader, progress, key)
         self._limits, self._progress = limits, progress
         self._directory = staging
@@ -106,17 +111,18 @@ class _Pass:
         stream = DecompressReader(self._source, limits=self._limits, compression=compression)
         self._ahead = Ahead(lambda: stream.read(_CHUNK))
         with open(self._directory / INDEX_NAME, "xb") as index_file:
-            writer = IndexWriter(index_file)
+            writer = IndexWriter(index_file, with_digests=self._files is not None)
             scanner = TarScanner(self._read, skip=self._skip, limits=self._limits)
+            members = iter(scanner) if self._files is None else _announced(scanner, self._files)
             try:
-                for entry in Translator(self._limits).entries(iter(scanner)):
+                for entry in Translator(self._limits).entries(members):
                     writer.add(entry)
             except ResourceExhausted as error:
                 error.about(entry=writer.last)  # a bomb goes off in the data of the entry before
                 raise
             self._drain()
             diff_id = self._hash.digest()
-            writer.finish(diff_id, self._tar_size)
+            writer.finish(diff_id, self._tar_size, b"" if self._files is None else self._files.finish())
             index_file.flush()
             os.fsync(index_file.fileno())
         os.fsync(self._tar)
@@ -141,6 +147,8 @@ class _Pass:
 
     def _next_chunk(self) -> bytes:
         assert self._ahead is not None
+        if self._files is not None and self._chunk:
+            self._files.put(self._chunk)  # whatever begins in it has been announced by now
         data = self._ahead.take()
         if data:
             self._hash.update(data)
@@ -163,9 +171,19 @@ class _Pass:
             self._ahead.stop()
         self._hash.close()
         self._blob.stop()
+        if self._files is not None:
+            self._files.stop()
         if self._tar >= 0:
             os.close(self._tar)
             self._tar = -1
+
+
+def _announced(members: Iterable[Member], files: FileHasher) -> Iterator[Member]:
+    """The members of a tar, each file among them announced to be hashed before its content is passed over."""
+    for member in members:
+        if member.type is MemberType.REGULAR and member.size and member.sparse is None:
+            files.begin(member.data_offset, member.size)
+        yield member
 
 
 class _Counted:

@@ -71,6 +71,7 @@ class Store(Exchange):
         driver: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
         refetch: Refetch | None = None,
+        file_digests: bool = False,
     ) -> None:
         self.root = root
         self.limits = limits
@@ -86,7 +87,7 @@ class Store(Exchange):
         self.trees = TreeStore(root / "trees", self.layers)
         self.rootfs = RootfsStore(root / "rootfs", self.layers, limits=limits)
         self.snapshotter = Snapshotter(root / "snapshots", self.layers, self.trees, self.rootfs, limits=limits)
-        self.graph = Graph(self.content, self.catalog, self.layers, limits)
+        self.graph = Graph(self.content, self.catalog, self.layers, limits, file_digests)
         self.sync_layout()
         self.reserve.keep()
 
@@ -98,13 +99,15 @@ class Store(Exchange):
         driver: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
         refetch: Refetch | None = None,
+        file_digests: bool = False,
     ) -> Self:
         """Open the store at ``root``, made if it is not there. ``driver`` forces how snapshots are mounted.
 
         ``refetch`` reaches the registries that blobs came from, for those that were dropped because they are there.
+        ``file_digests`` hashes every file of new layers as they come, for ``find_content``; about a third more work.
         Raises Unsupported for a store that a newer version wrote, AccessDenied, Integrity for a damaged catalog.
         """
-        return cls(Path(root), driver=driver, limits=limits, refetch=refetch)
+        return cls(Path(root), driver=driver, limits=limits, refetch=refetch, file_digests=file_digests)
 
     def close(self) -> None:
         """Give back what the store holds. Mounts stay."""

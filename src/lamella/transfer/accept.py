@@ -214,7 +214,14 @@ def _index(graph: Graph, content: LocalContent, lease: Lease, blob: Descriptor) 
     with os_errors(str(staging)):
         staging.mkdir(mode=0o755, exist_ok=True)
     with content.open(blob.digest, size=blob.size) as reader:
-        layer = ingest_layer(reader, staging, lambda _: None, label=str(blob.digest), limits=graph.limits)
+        layer = ingest_layer(
+            reader,
+            staging,
+            lambda _: None,
+            label=str(blob.digest),
+            limits=graph.limits,
+            file_digests=graph.file_digests,
+        )
     if layer.compression is Compression.NONE:
         _share(content, blob.digest, staging / TAR_NAME)
     lease.hold(layer.diff_id)

@@ -133,7 +133,15 @@ class StoreSink:
         staging = self._new_staging()
         label = str(descriptor.digest)
         notes = _OnlyNotes(self._progress)
-        layer = ingest_layer(reader, staging, reader.keep, label=label, limits=self._graph.limits, progress=notes)
+        layer = ingest_layer(
+            reader,
+            staging,
+            reader.keep,
+            label=label,
+            limits=self._graph.limits,
+            progress=notes,
+            file_digests=self._graph.file_digests,
+        )
         plain = layer.compression is Compression.NONE
         actual = layer.diff_id if plain else ingest.digest()
         if descriptor.digest.algorithm != actual.algorithm:

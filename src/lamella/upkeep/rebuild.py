@@ -14,7 +14,8 @@ from lamella.content.local import LocalContent
 from lamella.content.verified import VerifiedReader
 from lamella.errors import Integrity, LamellaError, NotFound
 from lamella.images.graph import Graph
-from lamella.layers.ingest import TAR_NAME, ingest_layer
+from lamella.layers.index import LayerIndex
+from lamella.layers.ingest import INDEX_NAME, TAR_NAME, ingest_layer
 from lamella.spec.digest import Digest
 from lamella.spec.limits import Limits
 from lamella.upkeep.restore import Restorer
@@ -52,7 +53,14 @@ def _rebuild(
 ) -> None:
     with os_errors(str(staging)):
         staging.mkdir()
-    layer = ingest_layer(reader, staging, lambda _: None, label=str(diff_id), limits=limits)
+    layer = ingest_layer(
+        reader,
+        staging,
+        lambda _: None,
+        label=str(diff_id),
+        limits=limits,
+        file_digests=graph.file_digests or _had_digests(graph.layers.path(diff_id) / INDEX_NAME),
+    )
     if layer.diff_id != diff_id:
         raise Integrity(
             f"the blob {reader.digest} unpacks to {layer.diff_id}", code="diff-id-mismatch", layer=str(diff_id)
@@ -66,6 +74,10 @@ def _rebuild(
         graph.layers.replace(staging, diff_id)
     else:
         graph.layers.publish(staging, diff_id)
+
+
+def _had_digests(index: Path) -> bool:
+    return index.is_file() and LayerIndex.has_digests(index)
 
 
 def _blobs_of(graph: Graph, diff_id: Digest) -> dict[Digest, int]:
