@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import exchange, peers
-from benchmarks.image import make_layout
+from benchmarks import debian, exchange, peers
+from benchmarks.image import add_layer, make_layout
 from benchmarks.measure import LAMELLA, Sample, drop_caches, fresh_file_system, have, median, repeat, run, sync
 
 HERE = Path(__file__).resolve().parent
@@ -51,7 +51,8 @@ class Bench:
 
     def __init__(self, work: Path, runs: int) -> None:
         self.work, self.runs = work, runs
-        self.layout = make_layout(work)
+        self.layouts = debian.make_layouts(work) if debian.available() else {"gzip": make_layout(work)}
+        self.layout = self.layouts["gzip"]
         self.rows: list[Row] = []
 
     def add(self, what: str, ours: Sample, *others: tuple[str, Callable[[], Sample] | None]) -> None:
@@ -86,8 +87,8 @@ class Bench:
         self.add(
             "load, to an extracted tree",
             ours,
-            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
-            ("podman load (overlay)", self._peer("podman", lambda fs: peers.podman_load(self.layout, fs))),
+            ("umoci unpack", self._peer("umoci", partial(peers.umoci_unpack, self.layout))),
+            ("podman load (overlay)", self._peer("podman", partial(peers.podman_load, self.layout))),
         )
         indexed = self._on_fresh(lambda fs: self._lamella(fs, "load", "-i", str(self.layout)))
         blobs = sorted((self.layout / "blobs/sha256").iterdir(), key=lambda path: -path.stat().st_size)[:3]
@@ -96,30 +97,67 @@ class Bench:
             "load, verified and indexed only",
             indexed,
             ("gzip -dc, tar t", lambda: repeat(self.runs, lambda: run(["sh", "-ec", listing]))),
-            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
+            ("umoci unpack", self._peer("umoci", partial(peers.umoci_unpack, self.layout))),
         )
 
     def mount(self) -> None:
         """Blobs to a mounted root that is not extracted; walking and reading it; more snapshots of it."""
-
-        def mounted(fs: Path) -> Sample:
-            steps = [self._lamella(fs, "load", "-i", str(self.layout))]
-            steps.append(self._lamella(fs, "--driver", "erofs", "create", "bench", "--name", "work"))
-            steps.append(self._lamella(fs, "mount", "work"))
-            self._lamella(fs, "umount", "work")
-            return Sample(sum(step.seconds for step in steps), max(step.peak_mib for step in steps))
-
-        ours = self._on_fresh(mounted)
-        self.add(
-            "load, to a mounted root",
-            ours,
-            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
-            ("podman load (overlay)", self._peer("podman", lambda fs: peers.podman_load(self.layout, fs))),
-        )
+        for compression, layout in self.layouts.items():
+            ours = self._on_fresh(partial(self._mounted, layout))
+            self.add(
+                f"load {compression}, to a mounted root",
+                ours,
+                ("inflate + sha256 + write, on all cores", lambda layout=layout: self._floor(layout)),
+                ("umoci unpack", self._peer("umoci", partial(peers.umoci_unpack, layout))),
+                ("podman load (overlay)", self._peer("podman", partial(peers.podman_load, layout))),
+                ("skopeo copy (overlay)", self._peer("skopeo", partial(peers.skopeo_copy, layout))),
+                ("GNU tar", self._peer("tar", partial(peers.tar_extract, layout))),
+            )
         with fresh_file_system(self.work) as fs:
             self._lamella(fs, "load", "-i", str(self.layout))
             self._walks(fs)
             self._forks(fs)
+        self._second_image()
+
+    def _mounted(self, layout: Path, fs: Path) -> Sample:
+        """One process from the start of Python to a mounted root."""
+        store = str(fs / "store")
+        sample = run([sys.executable, str(HERE / "mounted.py"), store, str(layout), "erofs"])
+        self._lamella(fs, "umount", "work")
+        return sample
+
+    def _floor(self, layout: Path) -> Sample:
+        """The parts that no verified load can do without, perfectly parallel."""
+
+        def once(fs: Path) -> Sample:
+            command = [sys.executable, "-m", "benchmarks.floor", str(layout), str(fs / "scratch")]
+            return Sample(float(run_text(command)), 0)
+
+        return self._on_fresh(once)
+
+    def _second_image(self) -> None:
+        """An image that shares all layers but one small one with an image that is there already."""
+        with tempfile.TemporaryDirectory(dir=self.work) as place:
+            second = add_layer(self.layout, Path(place))
+
+            def both(fs: Path) -> Sample:
+                self._mounted(self.layout, fs)
+                sync()
+                command = [sys.executable, str(HERE / "mounted.py"), str(fs / "store"), str(second), "erofs", "second"]
+                sample = run(command)
+                self._lamella(fs, "umount", "second")
+                return sample
+
+            def unpacked_again(fs: Path) -> Sample:
+                return peers.umoci_unpack(second, fs)
+
+            ours = self._on_fresh(both)
+            self.add(
+                "a second image, one small layer more",
+                ours,
+                ("umoci unpack", self._peer("umoci", unpacked_again)),
+                ("podman load (overlay)", self._peer("podman", partial(peers.podman_load_second, self.layout, second))),
+            )
 
     def _walks(self, fs: Path) -> None:
         """The same files mounted in place and extracted: walked and read, from the disk and from memory."""
@@ -127,7 +165,13 @@ class Bench:
         for driver in ("erofs", "copy"):
             self._lamella(fs, "--driver", driver, "create", "bench", "--name", driver)
             roots[driver] = run_text([*LAMELLA, "--root", str(fs / "store"), "mount", driver]).strip()
-        commands = {"find": "find . -newermt 2000-01-01", "cat of all": "find . -type f -print0 | xargs -0 cat"}
+        commands = {
+            "find": "find . -newermt 2000-01-01",
+            "grep -r": "grep -r --binary-files=without-match 'no such needle' . || true",
+            "cat of all": "find . -type f -print0 | xargs -0 cat",
+        }
+        if (Path(roots["erofs"]) / "usr/bin/python3").exists():
+            commands["import of pandas and sympy"] = "chroot . python3 -B -c 'import pandas, sympy; print(1)'"
         for cold in (True, False) if drop_caches() else (False,):
             for what, command in commands.items():
                 ours, theirs = (self._walk(roots[driver], command, cold=cold) for driver in ("erofs", "copy"))
@@ -180,13 +224,16 @@ class Bench:
         """One file of the image, against unpacking it all."""
         with fresh_file_system(self.work) as fs:
             self._lamella(fs, "load", "-i", str(self.layout))
-            path = "/usr/lib/part2/d0100/file04000.py"
-            ours = repeat(self.runs, lambda: self._lamella(fs, "cat", "bench", path))
+            ours = repeat(self.runs, lambda: self._lamella(fs, "cat", "bench", self._one_file()))
         self.add(
             "one file of the image",
             ours,
-            ("umoci unpack", self._peer("umoci", lambda fs: peers.umoci_unpack(self.layout, fs))),
+            ("umoci unpack", self._peer("umoci", partial(peers.umoci_unpack, self.layout))),
         )
+
+    def _one_file(self) -> str:
+        real = len(self.layouts) > 1
+        return "/usr/lib/python3/dist-packages/numpy/version.py" if real else "/usr/lib/part2/d0100/file04000.py"
 
     def start(self) -> None:
         """Starting up."""
@@ -202,9 +249,9 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.work) as large:
             layout = make_layout(Path(large), files=33_000, total=2_160_000_000)
             with fresh_file_system(self.work) as fs:
-                ours = self._lamella(fs, "load", "-i", str(layout))
-            small = self._on_fresh(lambda fs: self._lamella(fs, "load", "-i", str(self.layout)))
-        self.add("load of four times the bytes", ours, ("the load of the image itself", lambda: small))
+                ours = self._mounted(layout, fs)
+            small = self._on_fresh(partial(self._mounted, make_layout(self.work)))
+        self.add("made image to a mounted root, 2.2 GB", ours, ("the same files, 0.54 GB", lambda: small))
 
     def registry(self) -> None:
         """Pull and push on loopback, to the same work done by others; skipped where there is no docker-registry."""

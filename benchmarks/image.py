@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -111,6 +112,28 @@ def write_layout(layout: Path, layers: list[LayerFile]) -> None:
     named = _put(blobs, manifest, media_type) | {"annotations": {"org.opencontainers.image.ref.name": "bench"}}
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+
+
+def add_layer(layout: Path, place: Path) -> Path:
+    """Write the image of ``layout`` with one small layer more as a layout below ``place``; blobs are links."""
+    second = place / "second"
+    shutil.copytree(layout, second, copy_function=os.link)
+    blobs = second / "blobs" / "sha256"
+    index = json.loads((second / "index.json").read_text())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"].partition(":")[2]).read_text())
+    config = json.loads((blobs / manifest["config"]["digest"].partition(":")[2]).read_text())
+    layer = LayerFile(second, "gzip")
+    info = tarfile.TarInfo("etc/motd")
+    info.size, info.mtime = 6, 1_700_000_000
+    layer.tar.addfile(info, io.BytesIO(b"second"))
+    descriptor, diff_id = layer.close()
+    config["rootfs"]["diff_ids"].append(diff_id)
+    manifest["layers"].append(descriptor)
+    manifest["config"] = _put(blobs, config, manifest["config"]["mediaType"])
+    named = _put(blobs, manifest, manifest["mediaType"]) | {"annotations": index["manifests"][0]["annotations"]}
+    (second / "index.json").unlink()  # a link, which must not be written through
+    (second / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    return second
 
 
 def _put(blobs: Path, document: dict[str, object], media_type: str) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from benchmarks.measure import Sample, run
@@ -27,6 +28,33 @@ def _storage(tool: str, fs: Path) -> list[str]:
 def podman_load(layout: Path, fs: Path) -> Sample:
     """Load a layout into an overlay store."""
     return run([*_storage("podman", fs), "load", "-q", "-i", str(layout)])
+
+
+def podman_load_second(first: Path, second: Path, fs: Path) -> Sample:
+    """Load a layout into an overlay store that has another with most of its layers; the first does not count."""
+    podman_load(first, fs)
+    return podman_load(second, fs)
+
+
+def skopeo_copy(layout: Path, fs: Path) -> Sample:
+    """Copy a layout into an overlay store."""
+    store = f"containers-storage:[overlay@{fs / 'storage'}+{fs / 'run'}]localhost/bench"
+    return run([*_PRIVATE, "skopeo", "copy", "-q", f"oci:{layout}:bench", store])
+
+
+def tar_extract(layout: Path, fs: Path) -> Sample:
+    """Extract the layers one over the other; no whiteouts are applied, and nothing is verified."""
+    root = fs / "root"
+    root.mkdir()
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads(_blob(layout, index["manifests"][0]["digest"]).read_text())
+    layers = [_blob(layout, layer["digest"]) for layer in manifest["layers"]]
+    script = " && ".join(f"tar --numeric-owner --xattrs -xpf {layer} -C {root}" for layer in layers)
+    return run(["sh", "-ec", script])
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / digest.replace(":", "/")
 
 
 def buildah_commit(layout: Path, fs: Path, change: list[str]) -> Sample:

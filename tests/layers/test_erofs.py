@@ -443,6 +443,18 @@ def test_nothing_is_extracted(store, alpine):
     assert chain == chain_ids(alpine.diff_ids)[-1]
 
 
+@needs_tool("fsck.erofs")
+def test_fsck_finds_nothing_wrong(store, alpine):
+    store.prepare(alpine, driver="erofs")
+    directory = store.rootfs.path(chain_ids(alpine.diff_ids)[-1])
+    devices = [f"--device={store.layers.tar(diff_id)}" for diff_id in alpine.diff_ids]
+    devices += [f"--device={directory / 'side'}"] if (directory / "side").exists() else []
+    done = subprocess.run(["fsck.erofs", *devices, directory / "metadata"], capture_output=True, text=True, check=False)
+    if "blksize 512 isn't supported" in done.stderr + done.stdout:
+        pytest.skip("this fsck.erofs is older than blocks of 512 bytes, which Linux has since 6.4")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_what_no_image_needs_is_collected(store, alpine):
     with store.prepare(alpine, "work", driver="erofs") as snapshot:
         with snapshot.mount() as root:

@@ -19,7 +19,9 @@ _INPUT = 256 << 10
 _FEED = 4 << 10
 """Compressed bytes that a new member gets first: streams of a thousand tiny members are not copied a thousand times."""
 _OUTPUT = 256 << 10
-"""Uncompressed bytes made at a time, whatever is asked for: what bounds the memory of a bomb."""
+"""Uncompressed bytes made at a time."""
+_OUTPUT_MAX = 1 << 20
+"""The same for those who ask for more, and never more than this: what bounds the memory of a bomb."""
 _HEAD = 10
 """Bytes that tell the formats apart."""
 
@@ -140,19 +142,19 @@ class DecompressReader:
             data = self._output[at : at + size]
             self._output_at = at + len(data)
         elif size >= _OUTPUT:
-            return self._produce()
+            return self._produce(min(size, _OUTPUT_MAX))
         else:
             # Small reads are served from one larger piece: a call into a decoder costs as much as a kilobyte of data.
-            self._output = self._produce()
+            self._output = self._produce(_OUTPUT)
             data = self._output[:size]
             self._output_at = len(data)
         return data
 
-    def _produce(self) -> bytes:
+    def _produce(self, size: int) -> bytes:
         if self._error:
             raise self._error
         try:
-            data = self._copy() if self.compression is Compression.NONE else self._decode()
+            data = self._copy(size) if self.compression is Compression.NONE else self._decode(size)
             self._account(len(data))
         except (Integrity, ResourceExhausted) as error:
             self._error = error
@@ -172,14 +174,14 @@ class DecompressReader:
                 f"{self.consumed} compressed bytes make more than {limits.ratio} times as many", code="compression-bomb"
             )
 
-    def _copy(self) -> bytes:
+    def _copy(self, size: int) -> bytes:
         if self._at < len(self._input) or self._fill():
-            data = self._input[self._at : self._at + _OUTPUT]
+            data = self._input[self._at : self._at + size]
             self._at += len(data)
             return data
         return b""
 
-    def _decode(self) -> bytes:
+    def _decode(self, size: int) -> bytes:
         while not self._ended:
             if self._decoder is None:
                 if self._at_end():
@@ -189,7 +191,7 @@ class DecompressReader:
                 self._feed = _FEED
             decoder = self._decoder
             piece = self._piece() if decoder.needs_input else b""
-            data = self._decompress(decoder, piece)
+            data = self._decompress(decoder, piece, size)
             if decoder.eof:
                 self._give_back(decoder.unused_data)
                 self._decoder = None
@@ -200,9 +202,9 @@ class DecompressReader:
                 return data
         return b""
 
-    def _decompress(self, decoder: Decoder, piece: bytes) -> bytes:
+    def _decompress(self, decoder: Decoder, piece: bytes, size: int) -> bytes:
         try:
-            return decoder.decompress(piece, _OUTPUT)
+            return decoder.decompress(piece, size)
         except self._corrupt as error:
             if "memory" in str(error).lower():
                 raise ResourceExhausted(

@@ -34,13 +34,13 @@ __all__ = [
 ]
 
 _IMPLEMENTATIONS = {
+    "erofs": "lamella.mounts.erofs:ErofsDriver",
     "overlay": "lamella.mounts.overlay:OverlayDriver",
     "fuse": "lamella.mounts.fuse:FuseDriver",
     "userns": "lamella.mounts.userns:UserNamespaceDriver",
     "fuse-overlayfs": "lamella.mounts.fuse_overlayfs:FuseOverlayfsDriver",
     "aufs": "lamella.mounts.aufs:AufsDriver",
     "copy": "lamella.mounts.copy:CopyDriver",
-    "erofs": "lamella.mounts.erofs:ErofsDriver",
 }
 
 DRIVERS: tuple[str, ...] = tuple(_IMPLEMENTATIONS)
