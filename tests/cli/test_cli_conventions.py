@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import os
@@ -274,6 +275,24 @@ def test_a_signal_ends_the_command_and_leaves_nothing(cli: Cli, number: signal.S
     assert process.returncode == 128 + number
     assert out == b""
     assert json.loads(said.splitlines()[-1])["message"] == "interrupted"
+    assert cli("images", "-a", "-q").out == b""
+    assert cli("gc", "-n", "--json").json["items"] == []
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
+def test_a_signal_ends_a_command_that_waits_for_input_for_ever(cli: Cli, *, compressed: bool) -> None:
+    process = cli.start("--progress", "json", "import", "-", "x", stdin=-1, stdout=-1, stderr=-1)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    data = tar_of({"big": os.urandom(8 << 20)})
+    process.stdin.write((gzip.compress(data, 1) if compressed else data)[: 4 << 20])
+    process.stdin.flush()
+    for line in process.stderr:
+        if json.loads(line)["event"] == "progress":
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    process.communicate()
     assert cli("images", "-a", "-q").out == b""
     assert cli("gc", "-n", "--json").json["items"] == []
 

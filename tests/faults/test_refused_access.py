@@ -75,7 +75,7 @@ def test_what_is_to_be_imported_may_not_be_read(tmp_path: Path, inputs: Path):
     store = tmp_path / "store"
     store.mkdir()
     os.chown(store, 65534, 65534)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
+    for directory in (tmp_path, *tmp_path.parents[:3]):
         directory.chmod(0o755)
 
     def act() -> tuple[str, str, int]:

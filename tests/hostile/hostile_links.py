@@ -173,9 +173,9 @@ TABLE.add(
         directory(b"a"),
         *(symlink(b"l%d" % i, _TURNS + b"l%d" % (i + 1)) for i in range(39)),
         symlink(b"l39", _TURNS + b"a"),
-        *(part for i in range(300) for part in (file(b"l0/%d" % i), file(b"a/y%d" % i))),
+        *(part for i in range(300) for part in (file(b"l0/%d" % i), file(b"l1/y%d" % i))),
     ),
-    Refused(ResourceExhausted, "link-steps", b"l0/2"),
+    Refused(ResourceExhausted, "link-steps", b"l0/1"),
 )
 
 # -- links replaced

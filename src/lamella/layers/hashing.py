@@ -6,11 +6,13 @@ import _thread
 import hashlib
 import queue
 from collections.abc import Callable
+from contextlib import suppress
 
 from lamella.spec.digest import Digest
 
 _DEPTH = 8
 _SMALL = 32 << 10
+_PATIENCE = 1.0
 
 
 class Background:
@@ -110,12 +112,16 @@ class Ahead:
         self._running = True
 
     def stop(self) -> None:
-        """End the thread after the chunk that it is making; raises nothing."""
+        """End the thread after the chunk that it is making; raises nothing.
+
+        A thread that waits for input, which may never come, is left behind after a second; what it gets is dropped.
+        """
         if self._running:
             self._running = False
             self._stopped = True
             self._room.put(None)
-            self._ended.get()
+            with suppress(queue.Empty):
+                self._ended.get(timeout=_PATIENCE)
         self._over = True
 
     def _run(self) -> None:

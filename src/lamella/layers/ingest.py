@@ -167,6 +167,7 @@ class _Pass:
             self._progress.note("the layer has bytes behind the end of its archive; every engine ignores them")
 
     def close(self) -> None:
+        self._source.copy = None
         if self._ahead is not None:
             self._ahead.stop()
         self._hash.close()
@@ -203,11 +204,10 @@ class _Counted:
     def read(self, size: int, /) -> bytes:
         data = self._head[:size] if self._head else self._reader.read(size)
         self._head = self._head[len(data) :] if self._head else b""
-        if data:
-            self.size += len(data)
-            self._progress.advance(self._key, len(data))
-            if self.copy is not None:
-                self.copy(data)
+        self.size += len(data)
+        self._progress.advance(self._key, len(data))  # at the end too: who cancels may have ended the input
+        if data and self.copy is not None:
+            self.copy(data)
         return data
 
     def close(self) -> None:
