@@ -343,7 +343,9 @@ class TestRegister:
         assert made.size == 0
 
     @pytest.mark.parametrize(
-        "stream", [b"garbage", b"garbage" * 200, gzip.compress(b"x" * 2000), gzip.compress(b"y")[:15]]
+        "stream",
+        [b"garbage", b"garbage" * 200, gzip.compress(b"x" * 2000), gzip.compress(b"y")[:15]],
+        ids=["short", "long", "compressed", "cut off"],
     )
     def test_garbage(self, any_graph, stream):
         before = listing(any_graph.root)
