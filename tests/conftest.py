@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +38,9 @@ _UNFIT = {"tmpfs", "ramfs", "overlay", "aufs", "fuse.fuse-overlayfs"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What a shell runs in the background ignores this signal, and so would the commands that tests interrupt.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs_root: the test does what only root may")
     config.addinivalue_line("markers", "needs_tool(*names): the test runs these programs")
     config.addinivalue_line("markers", "needs_driver(name): the test mounts with this driver")
