@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 import lamella
-from lamella._sys import mountinfo
+from lamella._sys import mountinfo, syscalls
 from lamella.mounts.mount import DRIVERS
 from lamella.testing import consistency
 from support import debian, layouts, needs
@@ -41,9 +41,22 @@ def pytest_configure(config: pytest.Config) -> None:
     # What a shell runs in the background ignores this signal, and so would the commands that tests interrupt.
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        _keep_mounts_apart()
     config.addinivalue_line("markers", "needs_root: the test does what only root may")
     config.addinivalue_line("markers", "needs_tool(*names): the test runs these programs")
     config.addinivalue_line("markers", "needs_driver(name): the test mounts with this driver")
+
+
+def _keep_mounts_apart() -> None:
+    """Give this worker a mount namespace of its own.
+
+    A peer tool that another worker starts in a private namespace would else hold copies of the mounts of this one's
+    tests: a snapshot that was just unmounted would still be in use, and rightly be refused.
+    """
+    with suppress(OSError):  # in a container that may not mount there is nothing to keep apart
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

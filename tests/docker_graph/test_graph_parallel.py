@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from lamella.formats.docker_graph.sidefile import parse_checksums, parse_reposit
 
 WORKER = Path(__file__).with_name("graph_worker.py")
 PROCESSES = 8
-KILLS = 200 if os.environ.get("LAMELLA_FULL_SWEEP") else 32
-"""About ten seconds of work, or a minute."""
+KILLS = 200
+"""About a minute of work."""
 
 
 def test_nothing_acknowledged_is_lost(disk):

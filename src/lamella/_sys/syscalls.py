@@ -16,8 +16,6 @@ import struct
 import sys
 
 AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
-AT_RECURSIVE = 0x8000
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -26,7 +24,6 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 MS_RDONLY = 1
-MS_NOSUID = 2
 MS_NODEV = 4
 MS_REMOUNT = 32
 MS_BIND = 4096
@@ -48,14 +45,13 @@ FICLONE = 0x40049409
 
 _FSOPEN_CLOEXEC = 1
 _FSMOUNT_CLOEXEC = 1
-_OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
 _SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE = 0, 1, 5, 6
 
 # Calls from 424 on have one number on every architecture; the older renameat2 does not.
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
+_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 429, 430, 431, 432, 437
 _RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "loongarch64": 276, "ppc64le": 357, "s390x": 347}
 _SUPPORTED = sys.maxsize > 2**32 and platform.machine() in _RENAMEAT2
 
@@ -169,18 +165,6 @@ def move_mount_fd(mount_fd: int, target_fd: int) -> None:
     """Attach a detached mount at the directory that ``target_fd`` is open on."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     _call(_MOVE_MOUNT, mount_fd, b"", target_fd, b"", flags)
-
-
-def open_tree(path: bytes, *, clone: bool = False, dir_fd: int = AT_FDCWD) -> int:
-    """A handle on ``path``; with ``clone`` a detached bind mount of it (of its one mount, not of those below)."""
-    flags = os.O_CLOEXEC | (_OPEN_TREE_CLONE if clone else 0) | (0 if path else AT_EMPTY_PATH)
-    return _call(_OPEN_TREE, dir_fd, path, flags, subject=path)
-
-
-def mount_setattr(mount_fd: int, *, set_attributes: int = 0, clear_attributes: int = 0) -> None:
-    """Change the MOUNT_ATTR_* of the mount behind a descriptor."""
-    attributes = struct.pack("QQQQ", set_attributes, clear_attributes, 0, 0)
-    _call(_MOUNT_SETATTR, mount_fd, b"", AT_EMPTY_PATH, attributes, len(attributes))
 
 
 def mount(source: bytes, target: bytes, fs_type: bytes | None, flags: int, data: bytes | None) -> None:

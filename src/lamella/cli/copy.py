@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -28,14 +29,8 @@ def command(
     source: str,
     target: str,
     platform: str | None,
-    src_creds: str | None,
-    src_tls_verify: bool | None,
-    dest_creds: str | None,
-    dest_tls_verify: bool | None,
-    authfile: Path | None,
-    cert_dir: Path | None,
-    allow_realm: tuple[str, ...],
-    timeout: float | None,
+    reach: Reach,
+    target_reach: Reach,
     connections: int,
     foreign_layers: bool,
     policy: Path | None,
@@ -59,12 +54,8 @@ def command(
 
     wanted = None if platform is None else Platform.parse(platform)
     ends = Place.parse(source), Place.parse(target)
-    from_ = remote.access(
-        Reach(src_creds, authfile, src_tls_verify, cert_dir, allow_realm, connections, foreign_layers, timeout=timeout)
-    )
-    to = remote.access(
-        Reach(dest_creds, authfile, dest_tls_verify, cert_dir, allow_realm, 1, foreign_layers, timeout=timeout)
-    )
+    from_ = remote.access(replace(reach, connections=connections, foreign_layers=foreign_layers))
+    to = remote.access(replace(target_reach, foreign_layers=foreign_layers))
     verify = remote.policy(policy, insecure=insecure_policy)
     with here.reporting(quiet=quiet) as progress:
         if any(end.transport == "store" for end in ends):

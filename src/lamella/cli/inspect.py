@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,12 +28,7 @@ def command(
     names: tuple[str, ...],
     kind: str | None,
     platform: str | None,
-    creds: str | None,
-    tls_verify: bool | None,
-    authfile: Path | None,
-    cert_dir: Path | None,
-    allow_realm: tuple[str, ...],
-    timeout: float | None,
+    reach: Reach,
 ) -> None:
     """Show everything about images and snapshots, as JSON.
 
@@ -49,7 +43,7 @@ def command(
             if name.startswith(PREFIX):
                 from lamella.cli import describe_remote
 
-                access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm, timeout=timeout))
+                access = remote.access(reach)
                 documents.append(describe_remote.describe(name.removeprefix(PREFIX), access, platform))
                 continue
             store = store or stack.enter_context(here.store())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -18,27 +17,7 @@ from lamella.cli.session import Session, pass_session
 @click.option("-u", "--username", metavar="NAME", help="Who logs in; asked for on a terminal.")
 @click.option("-p", "--password", metavar="PASSWORD", help="The password; others on this machine can see it here.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@click.option(
-    "--tls-verify",
-    type=bool,
-    is_flag=False,
-    flag_value="true",
-    metavar="BOOL",
-    help="Whether TLS is needed and verified.  [default: true, but for this machine's own addresses]",
-)
-@click.option(
-    "--cert-dir",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Where HOST[:PORT]/{ca.crt,client.cert,client.key} are, besides certs.d of podman and docker.",
-)
-@click.option(
-    "--allow-realm",
-    metavar="HOST",
-    multiple=True,
-    help="A token server that may get credentials though it is in another domain. May be repeated.",
-)
-@remote.files_option
+@remote.login_options
 @pass_session
 def command(
     here: Session,
@@ -46,10 +25,7 @@ def command(
     username: str | None,
     password: str | None,
     password_stdin: bool,
-    tls_verify: bool | None,
-    cert_dir: Path | None,
-    allow_realm: tuple[str, ...],
-    authfile: Path | None,
+    reach: Reach,
 ) -> None:
     """Log in to a registry.
 
@@ -65,7 +41,7 @@ def command(
     domain, path = split_key(registry)
     name = username if username is not None else click.prompt("Username", err=True)
     credentials = Credentials(name, _password(password, from_stdin=password_stdin))
-    access = remote.access(Reach(None, authfile, tls_verify, cert_dir, allow_realm))
+    access = remote.access(reach)
     entry = access.registries.entries.get(domain)
     insecure = entry is not None and entry.insecure
     with Registry(domain, replace(access, credentials=credentials), insecure=insecure) as client:

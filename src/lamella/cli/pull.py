@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,7 @@ def command(
     all_tags: bool,
     all_platforms: bool,
     platform: str | None,
-    creds: str | None,
-    tls_verify: bool | None,
-    authfile: Path | None,
-    cert_dir: Path | None,
-    allow_realm: tuple[str, ...],
-    timeout: float | None,
+    reach: Reach,
     connections: int,
     foreign_layers: bool,
     policy: Path | None,
@@ -57,7 +53,7 @@ def command(
     if all_platforms and platform is not None:
         raise click.UsageError("--all-platforms and --platform exclude each other")
     wanted = None if platform is None else Platform.parse(platform)
-    reach = Reach(creds, authfile, tls_verify, cert_dir, allow_realm, connections, foreign_layers, timeout=timeout)
+    reach = replace(reach, connections=connections, foreign_layers=foreign_layers)
     access, verify = remote.access(reach), remote.policy(policy, insecure=insecure_policy)
     pulled = []
     with here.store() as store, here.reporting(quiet=quiet) as progress:
@@ -82,8 +78,6 @@ def command(
 
 def _tags(store: Store, name: str, access: Access) -> list[str]:
     """A name for each tag of a repository."""
-    from dataclasses import replace
-
     from lamella.registry.source import repository_for
 
     reference = access.registries.candidates(remote.bare(name))[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import click
 
@@ -29,12 +29,7 @@ def command(
     target: str | None,
     platform: str | None,
     foreign_layers: bool,
-    creds: str | None,
-    tls_verify: bool | None,
-    authfile: Path | None,
-    cert_dir: Path | None,
-    allow_realm: tuple[str, ...],
-    timeout: float | None,
+    reach: Reach,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -46,8 +41,7 @@ def command(
     from lamella.spec.platform import Platform
 
     wanted = None if platform is None else Platform.parse(platform)
-    reach = Reach(creds, authfile, tls_verify, cert_dir, allow_realm, foreign_layers=foreign_layers, timeout=timeout)
-    access = remote.access(reach)
+    access = remote.access(replace(reach, foreign_layers=foreign_layers))
     where = None if target is None else remote.bare(target)
     with here.store() as store, here.reporting(quiet=quiet) as progress:
         sent = store.push(name, where, platform=wanted, access=access, progress=progress)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from lamella.cli import arguments, remote
@@ -22,12 +20,7 @@ def command(
     here: Session,
     name: str,
     artifact_type: str,
-    creds: str | None,
-    tls_verify: bool | None,
-    authfile: Path | None,
-    cert_dir: Path | None,
-    allow_realm: tuple[str, ...],
-    timeout: float | None,
+    reach: Reach,
     as_json: bool,
 ) -> None:
     """List what refers to an image: signatures, attestations, other artifacts.
@@ -38,7 +31,7 @@ def command(
     """
     from lamella.registry.source import find_any
 
-    access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm, timeout=timeout))
+    access = remote.access(reach)
     found = find_any(access.registries.candidates(remote.bare(name)), access)
     digest = found.document.descriptor.digest
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,57 +52,106 @@ def _creds_option(flag: str, what: str) -> Callable[[F], F]:
     return click.option(flag, metavar="USER:PASSWORD", help=f"Credentials{what}, in place of those of files.")
 
 
+_FILES = click.option(
+    "--authfile", metavar="FILE", type=click.Path(path_type=Path), help="The only file of credentials to use."
+)
+_CERT_DIR = click.option(
+    "--cert-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where HOST[:PORT]/{ca.crt,client.cert,client.key} are, besides certs.d of podman and docker.",
+)
+_ALLOW_REALM = click.option(
+    "--allow-realm",
+    metavar="HOST",
+    multiple=True,
+    help="A token server that may get credentials though it is in another domain. May be repeated.",
+)
+_TIMEOUT = click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Give up after so long; what is there is gone on with the next time.  [default: none]",
+)
+
+
 def files_option(command: F) -> F:
     """``--authfile``."""
-    return click.option(
-        "--authfile", metavar="FILE", type=click.Path(path_type=Path), help="The only file of credentials to use."
-    )(command)
+    return _FILES(command)
 
 
-def _common(command: F) -> F:
-    options = (
-        files_option,
-        click.option(
-            "--cert-dir",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            help="Where HOST[:PORT]/{ca.crt,client.cert,client.key} are, besides certs.d of podman and docker.",
-        ),
-        click.option(
-            "--allow-realm",
-            metavar="HOST",
-            multiple=True,
-            help="A token server that may get credentials though it is in another domain. May be repeated.",
-        ),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(0, min_open=True),
-            metavar="SECONDS",
-            help="Give up after so long; what is there is gone on with the next time.  [default: none]",
-        ),
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a verb that reaches one registry: it gets them as ``reach``."""
+    fields = {name: name for name in ("creds", "tls_verify", *_SHARED, "timeout")}
+    return _with_options(
+        _gathering(command, reach=fields),
+        _creds_option("--creds", ""),
+        _verify_option("--tls-verify", ""),
+        _FILES,
+        _CERT_DIR,
+        _ALLOW_REALM,
+        _TIMEOUT,
     )
+
+
+def login_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a verb that tries credentials at one registry: it gets them as ``reach``."""
+    fields = {name: name for name in ("tls_verify", *_SHARED)}
+    return _with_options(
+        _gathering(command, reach=fields), _verify_option("--tls-verify", ""), _CERT_DIR, _ALLOW_REALM, _FILES
+    )
+
+
+def two_ended_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a verb that may reach two: it gets those of the source as ``reach``, and ``target_reach``."""
+    shared = {name: name for name in (*_SHARED, "timeout")}
+    command = _gathering(
+        command,
+        reach={**shared, "creds": "src_creds", "tls_verify": "src_tls_verify"},
+        target_reach={**shared, "creds": "dest_creds", "tls_verify": "dest_tls_verify"},
+    )
+    return _with_options(
+        command,
+        _creds_option("--src-creds", " for the source"),
+        _verify_option("--src-tls-verify", " for the source"),
+        _creds_option("--dest-creds", " for the target"),
+        _verify_option("--dest-tls-verify", " for the target"),
+        _FILES,
+        _CERT_DIR,
+        _ALLOW_REALM,
+        _TIMEOUT,
+    )
+
+
+_SHARED = ("authfile", "cert_dir", "allow_realm")
+"""The fields of Reach that are the same for all registries of a command."""
+
+
+def _with_options(command: F, *options: Callable[[F], F]) -> F:
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def options(command: F) -> F:
-    """The options of a verb that reaches one registry."""
-    command = _common(command)
-    return _creds_option("--creds", "")(_verify_option("--tls-verify", "")(command))
+def _gathering(command: Callable[..., None], **reaches: dict[str, str]) -> Callable[..., None]:
+    """``command``, called with values of Reach in place of the options that they are made of.
 
+    For each of its parameters that is a Reach: the option that each field is taken from.
+    """
 
-def two_ended_options(command: F) -> F:
-    """The options of a verb that may reach two."""
-    command = _common(command)
-    for side, what in (("dest", " for the target"), ("src", " for the source")):
-        command = _creds_option(f"--{side}-creds", what)(_verify_option(f"--{side}-tls-verify", what)(command))
-    return command
+    @functools.wraps(command)
+    def gathered(*args: Any, **given: Any) -> None:
+        made = {name: Reach(**{field: given[at] for field, at in fields.items()}) for name, fields in reaches.items()}
+        rest = {name: value for name, value in given.items() if not any(name in f.values() for f in reaches.values())}
+        command(*args, **made, **rest)
+
+    return gathered
 
 
 def download_options(command: F) -> F:
     """The options of a verb that fetches layers."""
-    options = (
+    return _with_options(
+        command,
         click.option(
             "--connections",
             type=click.IntRange(1, 16),
@@ -120,9 +170,6 @@ def download_options(command: F) -> F:
         ),
         click.option("--insecure-policy", is_flag=True, help="Obey no policy.json."),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def access(reach: Reach) -> Access:

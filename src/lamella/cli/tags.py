@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from lamella.cli import arguments, remote
@@ -20,18 +18,13 @@ from lamella.cli.session import Session, pass_session
 def command(
     here: Session,
     name: str,
-    creds: str | None,
-    tls_verify: bool | None,
-    authfile: Path | None,
-    cert_dir: Path | None,
-    allow_realm: tuple[str, ...],
-    timeout: float | None,
+    reach: Reach,
     as_json: bool,
 ) -> None:
     """List the tags of a repository at its registry."""
     from lamella.registry.source import repository_for
 
-    access = remote.access(Reach(creds, authfile, tls_verify, cert_dir, allow_realm, timeout=timeout))
+    access = remote.access(reach)
     reference = access.registries.candidates(remote.bare(name))[0]
     repository = repository_for(reference, access)
     try:

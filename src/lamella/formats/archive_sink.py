@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from lamella.archive.compression import Compression
 from lamella.archive.tar import Member
 from lamella.content.verified import VerifiedReader
 from lamella.errors import LamellaError
-from lamella.formats.files import BytesReader, CountedReader, locate
+from lamella.formats.files import CountedReader, locate
 from lamella.formats.output import Output, directory_member, file_member
 from lamella.formats.spool import Spool
 from lamella.spec.descriptor import Descriptor
@@ -108,4 +109,4 @@ class ArchiveSink(abc.ABC):
         return directory_member(name), None
 
     def _open(self, content: bytes | Digest) -> Reader:
-        return BytesReader(content) if isinstance(content, bytes) else self._spool.open(content)
+        return io.BytesIO(content) if isinstance(content, bytes) else self._spool.open(content)

@@ -4,6 +4,7 @@ Changeset Format"."""
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from lamella.archive.compression import Compression
 from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted
-from lamella.formats.files import BytesReader, CountedReader, digest_of, locate, read_document
+from lamella.formats.files import CountedReader, digest_of, locate, read_document
 from lamella.formats.tar_index import Stored, TarIndex
 from lamella.spec import jsondoc, media
 from lamella.spec.descriptor import Descriptor
@@ -86,7 +87,7 @@ class DockerArchiveSource:
         """The bytes of one blob, unverified. Raises NotFound (``blob-not-found``)."""
         manifest = self._manifests.get(descriptor.digest)
         if manifest is not None:
-            return BytesReader(manifest)
+            return io.BytesIO(manifest)
         member = self._members.get(descriptor.digest)
         if member is None:
             raise NotFound(

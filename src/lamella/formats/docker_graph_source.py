@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from lamella.archive.compression import Compression, DecompressReader
 from lamella.archive.tar import TarScanner
 from lamella.errors import LamellaError, NotFound
 from lamella.formats.docker_graph import Graph, GraphImage
-from lamella.formats.files import CHUNK, BytesReader, CountedReader, locate, open_file
+from lamella.formats.files import CHUNK, CountedReader, locate, open_file
 from lamella.spec import media
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
@@ -62,7 +63,7 @@ class DockerGraphSource:
             raise NotFound(
                 f"the graph has no blob {descriptor.digest}", code="blob-not-found", subject=str(self._graph.root)
             )
-        return BytesReader(found) if isinstance(found, bytes) else open_file(found)
+        return io.BytesIO(found) if isinstance(found, bytes) else open_file(found)
 
     def close(self) -> None:
         """Nothing is held; the files in the scratch directory are the caller's to remove."""

@@ -4,12 +4,13 @@ and ``VERSION``, and a file ``repositories`` (Docker's image specification v1)."
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from contextlib import closing
 
 from lamella.archive.compression import Compression, DecompressReader
 from lamella.errors import InvalidInput, LamellaError, NotFound, ResourceExhausted
-from lamella.formats.files import BytesReader, CountedReader, digest_of, locate, read_document
+from lamella.formats.files import CountedReader, digest_of, locate, read_document
 from lamella.formats.tar_index import Stored, TarIndex
 from lamella.spec import jsondoc, media
 from lamella.spec.descriptor import Descriptor
@@ -76,7 +77,7 @@ class DockerLegacySource:
             raise NotFound(
                 f"the archive has no blob {descriptor.digest}", code="blob-not-found", subject=self._archive.subject
             )
-        return BytesReader(found) if isinstance(found, bytes) else self._archive.reader(found)
+        return io.BytesIO(found) if isinstance(found, bytes) else self._archive.reader(found)
 
     def close(self) -> None:
         """Close the archive; blobs that are being read stay open."""

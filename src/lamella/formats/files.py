@@ -112,25 +112,6 @@ class CountedReader:
         self._reader.close()
 
 
-class BytesReader:
-    """Bytes in memory as a stream."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def read(self, size: int, /) -> bytes:
-        """Up to ``size`` bytes; empty at the end."""
-        piece = self._data[self._at : self._at + size]
-        self._at += len(piece)
-        return piece
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 def open_file(path: Path) -> FileRange:
     """The bytes of a file of ours, whole."""
     with os_errors(str(path)):

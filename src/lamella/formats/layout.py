@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Protocol
 
 from lamella.errors import InvalidInput, LamellaError, NotFound, Unsupported
-from lamella.formats.files import BytesReader, locate, read_document
+from lamella.formats.files import locate, read_document
 from lamella.spec import jsondoc
 from lamella.spec.descriptor import REF_NAME, Descriptor
 from lamella.spec.digest import Digest
@@ -94,7 +95,7 @@ class LayoutSource:
         """The bytes of one blob, unverified. Raises NotFound (``blob-not-found``)."""
         own = self._own.get(descriptor.digest)
         if own is not None:
-            return BytesReader(own)
+            return io.BytesIO(own)
         try:
             return self._files.open(blob_path(descriptor.digest))
         except NotFound:

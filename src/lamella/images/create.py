@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -394,11 +393,3 @@ def _oci_layer_type(media_type: str) -> str:
         return media_type
     suffix = media_type[len(media.DOCKER_LAYER) :].replace(".", "+", 1)
     return media.OCI_LAYER + suffix
-
-
-def parse_compression(text: str) -> Compression:
-    """A compression by its name. Raises InvalidInput naming the known ones."""
-    with suppress(ValueError):
-        return Compression(text)
-    known = ", ".join(c.value for c in Compression)
-    raise InvalidInput(f"'{text[:40]}' is not one of {known}", code="compression-name")

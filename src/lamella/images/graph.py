@@ -6,14 +6,14 @@ The words are those of the 2013 system: an image has a parent and children, an i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from lamella.catalog.protocol import Catalog
 from lamella.catalog.records import DocumentRecord, ImageRecord, LayerRecord
 from lamella.content.protocol import ContentStore
-from lamella.errors import Ambiguous, InvalidInput, NotFound
+from lamella.errors import Ambiguous, Integrity, InvalidInput, LamellaError, NotFound
 from lamella.images.image import Image
 from lamella.layers.store import LayerStore
 from lamella.spec.descriptor import Descriptor
@@ -198,6 +198,36 @@ class Graph:
         return result
 
     # -- registering
+
+    def checked_config(self, manifest: Manifest, unpacks_to: Callable[[Descriptor], Digest | None]) -> ImageConfig:
+        """The config of an image that is to be registered, whose blobs and layers are all in place.
+
+        ``unpacks_to`` gives the diff_id of a layer's blob. Raises Integrity (``layer-count-mismatch``,
+        ``diff-id-mismatch``) unless the layers are those that the config promises, and what ``LayerStore.tree`` raises
+        unless they apply one on top of the other.
+        """
+        config = ImageConfig.parse(self.read_document(manifest.config.digest), limits=self.limits)
+        subject = f"image {manifest.descriptor.digest}"
+        if len(config.diff_ids) != len(manifest.layers):
+            raise Integrity(
+                f"the config names {len(config.diff_ids)} layers, the manifest {len(manifest.layers)}",
+                code="layer-count-mismatch",
+                subject=subject,
+            )
+        for blob, promised in zip(manifest.layers, config.diff_ids, strict=True):
+            actual = unpacks_to(blob)
+            if actual != promised:
+                raise Integrity(
+                    f"the layer unpacks to {actual}, the config promises {promised}",
+                    code="diff-id-mismatch",
+                    subject=subject,
+                    layer=str(blob.digest),
+                )
+        try:
+            self.layers.tree(config.diff_ids, limits=self.limits)
+        except LamellaError as error:
+            raise error.about(subject=subject) from None
+        return config
 
     def register_image(
         self, manifest: Manifest, config: ImageConfig, layers: Iterable[Digest], *, parent: Digest | None = None

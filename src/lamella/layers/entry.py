@@ -21,11 +21,6 @@ class Kind(enum.IntEnum):
     OPAQUE = 8
     PSEUDO_LINK = 9
 
-    @property
-    def is_marker(self) -> bool:
-        """Whether this is no file but an instruction: a whiteout, an opaque directory, an AUFS pseudo-link."""
-        return self >= Kind.WHITEOUT
-
 
 NO_XATTRS: dict[bytes, bytes] = {}
 

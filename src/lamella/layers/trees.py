@@ -8,7 +8,6 @@ a member of its own all look down. A chain that two images share is written once
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ from lamella.layers.tree import MergedTree
 from lamella.mounts.model import Form
 from lamella.spec.digest import Digest, chain_ids
 from lamella.spec.progress import NO_PROGRESS, Progress
-
-_UNREADABLE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG})
 
 
 class TreeStore:
@@ -135,33 +132,3 @@ def _is_whole(path: Path) -> bool:
         return _boot_mark(path).read_bytes() == processes.boot_id().encode() and path.is_dir()
     except (FileNotFoundError, IsADirectoryError):
         return False
-
-
-def disk_usage(path: Path) -> int:
-    """Bytes that a directory takes on disk, a file with several names counted once. Missing is 0.
-
-    What is deeper than a path can say is not counted.
-    """
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    stack = [os.fspath(path)]
-    while stack:
-        try:
-            entries = list(os.scandir(stack.pop()))
-        except OSError as error:
-            if error.errno not in _UNREADABLE:
-                raise
-            continue
-        for entry in entries:
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in _UNREADABLE:
-                    raise
-                continue
-            if (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                total += status.st_blocks * 512
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(entry.path)
-    return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -118,12 +118,6 @@ class Repository:
                 f"the registry took it as {stated}, not {descriptor.digest}", code="digest-mismatch", subject=self.name
             )
         return answer
-
-    def delete_document(self, wanted: str | Digest) -> None:
-        """Remove a manifest, or a tag where the registry can. Raises NotFound, Unsupported."""
-        call = self.request("DELETE", f"manifests/{wanted}")
-        call = replace(call, scopes=frozenset({repository_scope(self.path, "pull", "delete")}))
-        expect(self.registry.call(call), (202, 200), f"{self.name}:{wanted}")
 
     # -- blobs
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def converted(
             "layers": [descriptor.to_object() for descriptor, _ in layers],
         }
     )
-    blobs[Digest.of(config)] = lambda: _Memory(config)
+    blobs[Digest.of(config)] = lambda: io.BytesIO(config)
     descriptor = Descriptor.of(media.DOCKER_MANIFEST, manifest)
     note = f"{document.descriptor.digest} is of Docker's schema 1 and was converted"
     offer = Offer(descriptor, names, notes=(note,))
@@ -205,15 +206,3 @@ def _opener(path: Path) -> Callable[[], Reader]:
             return open(path, "rb", buffering=0)
 
     return open_file
-
-
-class _Memory:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int, /) -> bytes:
-        data, self._data = self._data[:size], self._data[size:]
-        return data
-
-    def close(self) -> None:
-        self._data = b""

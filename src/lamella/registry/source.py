@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,7 +81,7 @@ class RegistrySource:
     def open_blob_at(self, descriptor: Descriptor, offset: int) -> Reader:
         """The bytes of one blob from ``offset`` on; a connection that breaks is made again where it was."""
         if descriptor.is_manifest or descriptor.is_index:
-            return _Bytes(self.document(descriptor).raw[offset:])
+            return io.BytesIO(self.document(descriptor).raw[offset:])
         made = self._blobs.get(descriptor.digest)
         if made is not None:
             reader = made()
@@ -238,18 +239,6 @@ def _document(repository: Repository, reference: Reference) -> Document:
             what = "there is no such tag" if tagged is None else f"the tag is {tagged}"
             raise Integrity(f"{what}, not {reference.digest}", code="tag-mismatch", subject=reference.familiar)
     return document
-
-
-class _Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int, /) -> bytes:
-        data, self._data = self._data[:size], self._data[size:]
-        return data
-
-    def close(self) -> None:
-        self._data = b""
 
 
 def _pass_over(reader: Reader, count: int) -> None:

@@ -22,7 +22,6 @@ from lamella.errors import (
     Conflict,
     Integrity,
     InvalidInput,
-    LamellaError,
     NotFound,
     ResourceExhausted,
     Unsupported,
@@ -145,38 +144,12 @@ def _prepared(graph: Graph, content: LocalContent, lease: Lease, manifest: Manif
     if not manifest.is_image:
         return _Record(graph, manifest=manifest), ()
     try:
-        config = _checked_config(graph, content, lease, manifest)
+        config = graph.checked_config(manifest, lambda blob: index_layer(graph, content, lease, blob))
     except (InvalidInput, Integrity, Unsupported, ResourceExhausted) as error:
         if error.code in _NOT_OF_THE_IMAGE:
             raise
         return _Record(graph, manifest=manifest), (one_line(f"kept, but not as an image: {error}"),)
     return _Record(graph, manifest=manifest, config=config), ()
-
-
-def _checked_config(graph: Graph, content: LocalContent, lease: Lease, manifest: Manifest) -> ImageConfig:
-    """The config of an image whose layers are what it promises, and apply one on top of the other."""
-    config = ImageConfig.parse(graph.read_document(manifest.config.digest), limits=graph.limits)
-    subject = f"image {manifest.descriptor.digest}"
-    if len(config.diff_ids) != len(manifest.layers):
-        raise Integrity(
-            f"the config names {len(config.diff_ids)} layers, the manifest {len(manifest.layers)}",
-            code="layer-count-mismatch",
-            subject=subject,
-        )
-    for blob, promised in zip(manifest.layers, config.diff_ids, strict=True):
-        actual = index_layer(graph, content, lease, blob)
-        if actual != promised:
-            raise Integrity(
-                f"the layer unpacks to {actual}, the config promises {promised}",
-                code="diff-id-mismatch",
-                subject=subject,
-                layer=str(blob.digest),
-            )
-    try:
-        graph.layers.tree(config.diff_ids, limits=graph.limits)
-    except LamellaError as error:
-        raise error.about(subject=subject) from None
-    return config
 
 
 def index_layer(graph: Graph, content: LocalContent, lease: Lease, blob: Descriptor) -> Digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -185,7 +186,7 @@ class _Copy:
         self._pool.shutdown()
         for descriptor, raw in self._documents:
             if not self._sink.has_blob(descriptor):
-                self._sink.write_blob(descriptor, _Bytes(raw))
+                self._sink.write_blob(descriptor, io.BytesIO(raw))
         self._sink.finish(offers)
 
     def open(self, descriptor: Descriptor, offset: int) -> Reader:
@@ -285,15 +286,3 @@ class _Moving:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
-
-
-class _Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int, /) -> bytes:
-        data, self._data = self._data[:size], self._data[size:]
-        return data
-
-    def close(self) -> None:
-        self._data = b""

@@ -13,12 +13,11 @@ from lamella.catalog.holder import Lease
 from lamella.content.local import LocalContent
 from lamella.content.protocol import Ingest
 from lamella.content.verified import check_whole
-from lamella.errors import Aborted, Conflict, Integrity, InvalidInput, LamellaError, Unavailable, one_line
+from lamella.errors import Aborted, Conflict, Integrity, InvalidInput, Unavailable, one_line
 from lamella.images.graph import Graph
 from lamella.layers.ingest import TAR_NAME, ingest_layer
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
-from lamella.spec.documents import ImageConfig, Manifest
 from lamella.spec.endpoint import Offer, Reader, RewindableReader
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
@@ -217,33 +216,8 @@ class StoreSink:
         if not manifest.is_image:
             self._graph.register_artifact(descriptor, manifest)
             return
-        config = ImageConfig.parse(self._graph.read_document(manifest.config.digest), limits=self._graph.limits)
-        diff_ids = self._check_layers(descriptor, manifest, config)
-        self._graph.register_image(manifest, config, diff_ids, parent=parent)
-
-    def _check_layers(self, descriptor: Descriptor, manifest: Manifest, config: ImageConfig) -> tuple[Digest, ...]:
-        """The diff_ids of the layers, which must be those of the configuration, and apply one on top of the other."""
-        subject = f"image {descriptor.digest}"
-        if len(config.diff_ids) != len(manifest.layers):
-            raise Integrity(
-                f"the config names {len(config.diff_ids)} layers, the manifest {len(manifest.layers)}",
-                code="layer-count-mismatch",
-                subject=subject,
-            )
-        for blob, promised in zip(manifest.layers, config.diff_ids, strict=True):
-            actual = self._graph.catalog.blob_diff(blob.digest)
-            if actual != promised:
-                raise Integrity(
-                    f"the layer unpacks to {actual}, the config promises {promised}",
-                    code="diff-id-mismatch",
-                    subject=subject,
-                    layer=str(blob.digest),
-                )
-        try:
-            self._graph.layers.tree(config.diff_ids, limits=self._graph.limits)
-        except LamellaError as error:
-            raise error.about(subject=subject) from None
-        return config.diff_ids
+        config = self._graph.checked_config(manifest, lambda blob: self._graph.catalog.blob_diff(blob.digest))
+        self._graph.register_image(manifest, config, config.diff_ids, parent=parent)
 
     def abort(self) -> None:
         """Remove what was written, unless somebody else came to need it."""

@@ -23,10 +23,11 @@ from lamella.content.local import LocalContent
 from lamella.layers.ingest import TAR_NAME
 from lamella.layers.rootfs import RootfsStore
 from lamella.layers.store import LayerStore
-from lamella.layers.trees import TreeStore, disk_usage
+from lamella.layers.trees import TreeStore
 from lamella.mounts.mount import clear_probes
 from lamella.snapshots.snapshotter import Snapshotter
 from lamella.spec.digest import Digest
+from lamella.upkeep.footprint import Footprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class _Sweep:
         for form, chain_id in list(trees.walk()):
             if _is_garbage(chain_id, reachable.chain_ids, self._only):
                 path = trees.path(form, chain_id)
-                self._move("tree", f"{form.value} {chain_id}", path, disk_usage(path))
+                self._move("tree", f"{form.value} {chain_id}", path, Footprint().tree(path))
 
     def _rootfs(self, reachable: Reachable) -> None:
         rootfs = self._holdings.rootfs
@@ -172,7 +173,7 @@ class _Sweep:
         for key in self._holdings.snapshots.directories():
             if key not in known:
                 path = self._holdings.snapshots.path(key)
-                self._move("snapshot", key, path, disk_usage(path))
+                self._move("snapshot", key, path, Footprint().tree(path))
 
     def _move(self, kind: str, name: str, path: Path, size: int) -> bool:
         """Report ``path``, and move it into the trash unless this is a dry run."""
@@ -189,8 +190,8 @@ def layer_size(path: Path) -> int:
     """Bytes that removing a layer gives back: a tar that is one file with its blob is counted at the blob."""
     with suppress(FileNotFoundError):
         if (path / TAR_NAME).stat().st_nlink > 1:
-            return disk_usage(path) - (path / TAR_NAME).stat().st_blocks * 512
-    return disk_usage(path)
+            return Footprint().tree(path) - (path / TAR_NAME).stat().st_blocks * 512
+    return Footprint().tree(path)
 
 
 def _abandoned(holdings: Holdings, report: Report, *, dry_run: bool) -> None:
@@ -199,7 +200,7 @@ def _abandoned(holdings: Holdings, report: Report, *, dry_run: bool) -> None:
     for id in dead:
         directory = holdings.ingest / f"lease-{id}"
         if directory.exists():
-            report.items.append(Collected("ingest", f"lease-{id}", disk_usage(directory)))
+            report.items.append(Collected("ingest", f"lease-{id}", Footprint().tree(directory)))
     if not dry_run:
         drop_dead(holdings.catalog, holdings.ingest, dead)
         clear_probes(holdings.root / "snapshots")

@@ -29,9 +29,9 @@ from lamella.content.verified import VerifiedReader
 from lamella.errors import Integrity, InvalidInput, LamellaError, one_line
 from lamella.images.graph import Graph
 from lamella.layers.ingest import TAR_NAME
-from lamella.layers.trees import disk_usage
 from lamella.spec.digest import Digest
 from lamella.spec.progress import NO_PROGRESS, Progress
+from lamella.upkeep.footprint import Footprint
 from lamella.upkeep.gc import Collected, Holdings, Report
 from lamella.upkeep.restore import Restorer
 
@@ -254,7 +254,7 @@ class Pruner:
         for form, chain_id in list(trees.walk()):
             if chain_id not in used.chain_ids:
                 path = trees.path(form, chain_id)
-                report.items.append(Collected("tree", f"{form.value} {chain_id}", disk_usage(path)))
+                report.items.append(Collected("tree", f"{form.value} {chain_id}", Footprint().tree(path)))
                 if trash is not None:
                     self._move(path, trash)
         for chain_id in list(rootfs.walk()):

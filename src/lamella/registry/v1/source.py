@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class V1Source:
         found = self._blobs.get(descriptor.digest)
         if found is None:
             raise NotFound(f"there is no blob {descriptor.digest}", code="blob-not-found", subject=self._client.remote)
-        return _Bytes(found) if isinstance(found, bytes) else FileReader(found)
+        return io.BytesIO(found) if isinstance(found, bytes) else FileReader(found)
 
     def close(self) -> None:
         """Close the connections. The files in the scratch directory are the caller's to remove."""
@@ -130,15 +131,3 @@ class V1Source:
 
 def _known(text: str, checkers: Checkers) -> bool:
     return text.partition(":")[0] in checkers or text.partition("+")[0] in checkers
-
-
-class _Bytes:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int, /) -> bytes:
-        data, self._data = self._data[:size], self._data[size:]
-        return data
-
-    def close(self) -> None:
-        self._data = b""
