@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -294,11 +295,10 @@ def test_no_credentials_go_to_an_upload_location_elsewhere():
 
         with scripted(answer) as server:
             from lamella.registry.sink import RegistrySink
-            from lamella.registry.source import _Bytes
 
             repository = Repository(Registry(server.host, access(credentials=CREDENTIALS)), "a/b", push=True)
             with RegistrySink(repository) as sink:
-                sink.write_blob(layer(data), _Bytes(data))
+                sink.write_blob(layer(data), io.BytesIO(data))
         assert [asked.body for asked in elsewhere.asked] == [data]
         assert not elsewhere.with_credentials()
 
