@@ -48,6 +48,8 @@ _FSMOUNT_CLOEXEC = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
+_SYNC_FILE_RANGE_WRITE = 2
+
 _SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE = 0, 1, 5, 6
 
 # Calls from 424 on have one number on every architecture; the older renameat2 does not.
@@ -60,6 +62,7 @@ _long = ctypes.c_long
 _libc.syscall.restype = _long
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def _fail(subject: bytes = b"", detail: str = "") -> OSError:
@@ -188,6 +191,12 @@ def unshare(flags: int) -> None:
 def setns(fd: int, kind: int) -> None:
     """setns(2): move this thread into the namespace behind a descriptor of /proc/<pid>/ns, of a CLONE_NEW* kind."""
     if _libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)) != 0:
+        raise _fail()
+
+
+def sync_file_range(fd: int, offset: int, size: int) -> None:
+    """Begin writing the bytes of a file that are not on its disk yet, without waiting for them to be there."""
+    if _libc.sync_file_range(fd, offset, size, _SYNC_FILE_RANGE_WRITE) != 0:
         raise _fail()
 
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from lamella._sys.files import os_errors
+from lamella._sys.writeback import Writeback
 from lamella.content.protocol import IngestInfo
 from lamella.content.verified import CHUNK, check_whole
 from lamella.errors import Conflict, FailedPrecondition, InvalidInput, NotFound
@@ -132,6 +133,7 @@ class LocalIngest:
         self._hasher = Digest.hasher_of(algorithm)
         with os_errors(f"ingest {ref}"):
             self._fd = _open_locked(self._path, ref)
+            self._writeback = Writeback(self._fd)
             try:
                 self._offset = self._hash_file(self._hasher)
             except BaseException:
@@ -154,6 +156,7 @@ class LocalIngest:
                 self._hasher.update(view[:written])
                 self._offset += written
                 view = view[written:]
+        self._writeback.grown(self._offset)
         return length
 
     def read_back(self, offset: int, size: int) -> bytes:
@@ -201,6 +204,7 @@ class LocalIngest:
         """End the ingest and leave its bytes."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            self._writeback.stop()
             os.close(fd)
 
     def _live(self) -> int:

@@ -19,6 +19,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import BinaryIO
 
 from lamella.errors import Unsupported, printable
@@ -43,7 +44,9 @@ _INCOMPAT_DEVICES = 0x8
 _COMPAT_MTIME = 0x2
 _SLOT = 128
 _NID = 32
+_LAST_PLACE = BLOCK - _NID
 _NO_BLOCK = 0xFFFFFFFF
+_NS = 1_000_000_000
 _PLAIN, _INLINE, _CHUNKED = 1, 1 | 2 << 1, 1 | 4 << 1  # the lowest bit: an extended inode
 _INDEXES = 0x20
 _CHUNK_BITS_MAX = 31
@@ -58,7 +61,9 @@ _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")
 _INODE = struct.Struct("<HHHHQIIIIqII16x")
 _START_AT, _LINKS_AT = 16, 44  # in the inode
 _ONE_CHUNK = struct.Struct("<HHHHQIIIIqII16xHHI24x")  # a whole file: inode, chunk index, padding
-_DIRENT = struct.Struct("<QHBx")
+_DIRENT_SIZE = 12
+_DIRENTS = tuple(struct.Struct("<" + count * "QHBx") for count in range(BLOCK // (_DIRENT_SIZE + 1) + 1))
+"""All the dirents of a block at once, by their number."""
 _CHUNK = struct.Struct("<HHI")
 _XATTR = struct.Struct("<BBH")
 _XATTR_HEADER = struct.Struct("<4xB7x")
@@ -82,6 +87,8 @@ _FILE_TYPES = {
     Kind.FIFO: 5,
     Kind.SYMLINK: 7,
 }
+_DIRECTORY_TYPE = _FILE_TYPES[Kind.DIRECTORY]
+_REGULAR, _SYMLINK, _CHARDEV, _BLOCKDEV = Kind.REGULAR, Kind.SYMLINK, Kind.CHARDEV, Kind.BLOCKDEV
 _SPACES = (
     (b"user.", 1),
     (b"system.posix_acl_access", 2),
@@ -161,27 +168,35 @@ class _Writer:
         while stack:
             directory, own, parent = stack.pop()
             children = directory.children or {}
-            dirents = []
+            names: list[bytes] = sorted(children)
+            # Three lists and not one of tuples: the collector of cycles would look through those again and again.
+            shown: list[bytes] = []
+            targets: list[int] = []
+            types: list[int] = []
             below: list[tuple[Node, int, int]] = []
-            for name in sorted(children):
+            for name in names:
                 node = children[name]
                 entry = as_user(node.entry) if self._as_user else node.entry
                 kind = entry.kind
                 if node.children is not None:
                     nid = self._directory_inode(node)
                     below.append((node, nid, own))
-                elif kind is Kind.CHARDEV and not entry.major and not entry.minor:
+                elif kind is _CHARDEV and not entry.major and not entry.minor:
                     self._note(entry, "a character device 0/0 reads as a whiteout in an overlay; it will not show")
                     continue
                 else:
-                    found = nids.get(id(node))
-                    if found is None:
-                        found = nids[id(node)] = self._file_inode(entry, kind, node.layer)
+                    known = nids.get(id(node))
+                    if known is not None:
+                        self._one_more_name(known)
+                        nid = known
                     else:
-                        self._one_more_name(found)
-                    nid = found
-                dirents.append((name, nid, _FILE_TYPES[kind]))
-            self._directory_blocks(dirents, own, parent)
+                        regular = kind is _REGULAR and entry.size
+                        nid = self._regular_inode(entry, node.layer) if regular else self._file_inode(entry, kind)
+                        nids[id(node)] = nid
+                shown.append(name)
+                targets.append(nid)
+                types.append(_FILE_TYPES[kind])
+            self._directory_blocks(shown, targets, types, own, parent)
             below.reverse()
             stack += below
 
@@ -191,25 +206,23 @@ class _Writer:
 
     def _start(self) -> int:
         """Where the next inode goes, counted from the first: no inode crosses a block."""
-        at = len(self._inodes)
-        padding = -at % _NID
-        if (at + padding) % BLOCK == BLOCK - _NID:
-            padding += _NID
-        if padding:
-            self._inodes += bytes(padding)
         self._count += 1
-        return at + padding
+        at = len(self._inodes)
+        place = -(-at // _NID) * _NID
+        if place % BLOCK == _LAST_PLACE:
+            place += _NID
+        if place != at:
+            self._inodes += bytes(place - at)
+        return place
 
-    def _file_inode(self, entry: Entry, kind: Kind, layer: int) -> int:
-        """Write the inode of anything but a directory; return its nid."""
-        if kind is Kind.REGULAR and entry.size:
-            return self._regular_inode(entry, layer)
-        if kind is Kind.SYMLINK:
+    def _file_inode(self, entry: Entry, kind: Kind) -> int:
+        """Write the inode of anything but a directory or a file that holds something; return its nid."""
+        if kind is _SYMLINK:
             return self._link_inode(entry)
         at = self._start()
         xattrs = self._shared_xattrs(entry) if entry.xattrs else b""
-        value = _NO_BLOCK if kind is Kind.REGULAR else 0
-        if kind is Kind.CHARDEV or kind is Kind.BLOCKDEV:
+        value = _NO_BLOCK if kind is _REGULAR else 0
+        if kind is _CHARDEV or kind is _BLOCKDEV:
             value = (entry.minor & 0xFF) | entry.major << 8 | (entry.minor & ~0xFF) << 12
             if entry.major >= 1 << 12 or entry.minor >= 1 << 20:
                 raise Unsupported("a device number over 4095:1048575", code="erofs-device", entry=entry.path)
@@ -217,24 +230,25 @@ class _Writer:
         return (self._base + at) // _NID
 
     def _inode(self, entry: Entry, layout: int, xattrs: bytes, size: int, value: int, links: int) -> bytes:
-        seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
-        mode = _MODES[entry.kind] | (0o777 if entry.kind is Kind.SYMLINK else entry.mode)
+        seconds, nanoseconds = divmod(entry.mtime, _NS)
+        mode = _MODES[entry.kind] | (0o777 if entry.kind is _SYMLINK else entry.mode)
         return _INODE.pack(
             layout, _icount(xattrs), mode, 0, size, value, self._count, entry.uid, entry.gid, seconds, nanoseconds,
             links,
         )  # fmt: skip
 
     def _regular_inode(self, entry: Entry, layer: int) -> int:
-        """An inode and the places of its content, nearly always one."""
+        """Write the inode of a file and the places of its content, nearly always one; return its nid."""
         at = self._start()
         size, offset = entry.size, entry.offset
         device = self._devices.number(layer, entry) if entry.sparse is None and not offset % BLOCK else 0
         bits = (size - 1).bit_length() - _BLOCK_BITS
         if device and not entry.xattrs and bits <= _CHUNK_BITS_MAX:
-            seconds, nanoseconds = divmod(entry.mtime, 1_000_000_000)
+            mtime = entry.mtime
+            seconds = mtime // _NS
             self._inodes += _ONE_CHUNK.pack(
                 _CHUNKED, 0, stat.S_IFREG | entry.mode, 0, size, _INDEXES | (bits if bits > 0 else 0), self._count,
-                entry.uid, entry.gid, seconds, nanoseconds, 1, 0, device, offset // BLOCK,
+                entry.uid, entry.gid, seconds, mtime - seconds * _NS, 1, 0, device, offset // BLOCK,
             )  # fmt: skip
             return (self._base + at) // _NID
         xattrs = self._shared_xattrs(entry) if entry.xattrs else b""
@@ -263,7 +277,7 @@ class _Writer:
             self._inodes += self._inode(entry, _PLAIN, xattrs, size, 0, 1) + xattrs
             self._blocks += entry.link + bytes(-size % BLOCK)
             return (self._base + at) // _NID
-        while at % BLOCK == BLOCK - _NID or (at + behind) // BLOCK != (at + behind + size - 1) // BLOCK:
+        while at % BLOCK == _LAST_PLACE or (at + behind) // BLOCK != (at + behind + size - 1) // BLOCK:
             at += _NID
         self._inodes += bytes(at - len(self._inodes))
         self._inodes += self._inode(entry, _INLINE, xattrs, size, 0, 1) + xattrs + entry.link
@@ -283,30 +297,30 @@ class _Writer:
         self._inodes += self._inode(entry, _PLAIN, xattrs, 0, 0, links) + xattrs
         return (self._base + at) // _NID
 
-    def _directory_blocks(self, dirents: list[tuple[bytes, int, int]], own: int, parent: int) -> None:
+    def _directory_blocks(self, names: list[bytes], nids: list[int], types: list[int], own: int, parent: int) -> None:
         """Write the blocks of a directory, and into its inode where they are and how long."""
         for name, nid in ((b".", own), (b"..", parent)):
-            dirents.insert(bisect_left(dirents, (name, 0, 0)), (name, nid, _FILE_TYPES[Kind.DIRECTORY]))
+            place = bisect_left(names, name)
+            names.insert(place, name)
+            nids.insert(place, nid)
+            types.insert(place, _DIRECTORY_TYPE)
         at = own * _NID - self._base
         self._in_blocks.append((at + _START_AT, len(self._blocks) // BLOCK))
-        first = last = used = size = 0
-        for last, (name, _, _) in enumerate(dirents):
-            used += _DIRENT.size + len(name)
+        first = used = size = 0
+        for last, name in enumerate(names):
+            used += _DIRENT_SIZE + len(name)
             if used > BLOCK:
-                self._directory_block(dirents[first:last])
+                self._directory_block(names[first:last], nids[first:last], types[first:last])
                 size += BLOCK
-                first, used = last, _DIRENT.size + len(name)
-        self._directory_block(dirents[first : last + 1])
+                first, used = last, _DIRENT_SIZE + len(name)
+        self._directory_block(names[first:], nids[first:], types[first:])
         struct.pack_into("<Q", self._inodes, at + 8, size + used)
 
-    def _directory_block(self, dirents: list[tuple[bytes, int, int]]) -> None:
-        name_at = len(dirents) * _DIRENT.size
-        parts, names = [], []
-        for name, nid, file_type in dirents:
-            parts.append(_DIRENT.pack(nid, name_at, file_type))
-            names.append(name)
-            name_at += len(name)
-        self._blocks += b"".join(parts + names).ljust(BLOCK, b"\0")
+    def _directory_block(self, names: list[bytes], nids: list[int], types: list[int]) -> None:
+        count = len(names)
+        places = accumulate(map(len, names), initial=count * _DIRENT_SIZE)
+        dirents = _DIRENTS[count].pack(*chain.from_iterable(zip(nids, places, types, strict=False)))
+        self._blocks += b"".join((dirents, *names)).ljust(BLOCK, b"\0")
 
     # -- xattrs
 

@@ -76,8 +76,9 @@ class LayerIndex:
         entries: list[Entry] = []
         markers: list[Entry] = []
         size = 0
+        first_marker = Kind.WHITEOUT
         for row in rows:
-            (markers if row.kind >= Kind.WHITEOUT else entries).append(row)
+            (markers if row.kind >= first_marker else entries).append(row)
             size += row.size
         return cls(diff_id, entries, markers, tar_size, size, digests)
 

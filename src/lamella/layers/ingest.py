@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from lamella._sys.files import os_errors
+from lamella._sys.writeback import Writeback
 from lamella.archive import whiteouts
 from lamella.archive.compression import Compression, DecompressReader
 from lamella.archive.tar import Member, MemberType, TarScanner
@@ -99,12 +100,14 @@ class _Pass:
         self._ahead: Ahead | None = None
         self._tar = -1
         self._tar_size = 0
+        self._writeback: Writeback | None = None
         self._chunk = b""
         self._at = 0
 
     def run(self) -> IngestedLayer:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         self._tar = os.open(self._directory / TAR_NAME, flags, 0o644)
+        self._writeback = Writeback(self._tar)
         compression = self._source.peek()
         if compression is not Compression.NONE:
             self._source.copy = self._blob.put
@@ -147,6 +150,7 @@ class _Pass:
 
     def _next_chunk(self) -> bytes:
         assert self._ahead is not None
+        assert self._writeback is not None
         if self._files is not None and self._chunk:
             self._files.put(self._chunk)  # whatever begins in it has been announced by now
         data = self._ahead.take()
@@ -156,6 +160,7 @@ class _Pass:
             view = memoryview(data)
             while view:
                 view = view[os.write(self._tar, view) :]
+            self._writeback.grown(self._tar_size)
         return data
 
     def _drain(self) -> None:
@@ -174,6 +179,8 @@ class _Pass:
         self._blob.stop()
         if self._files is not None:
             self._files.stop()
+        if self._writeback is not None:
+            self._writeback.stop()
         if self._tar >= 0:
             os.close(self._tar)
             self._tar = -1

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias
 
+import msgspec
+
 from lamella.errors import InvalidInput, NotFound, ResourceExhausted, printable
 from lamella.layers.entry import Entry, Kind, implied_directory
 from lamella.layers.index import LayerIndex
@@ -20,25 +22,26 @@ from lamella.spec.limits import DEFAULT_LIMITS, Limits
 
 Names: TypeAlias = "dict[bytes, Node]"
 
+_DIRECTORY, _HARDLINK, _SYMLINK = Kind.DIRECTORY, Kind.HARDLINK, Kind.SYMLINK
+"""Looked up for every entry: in the class of an enumeration that costs more than what is done with them."""
+
 _STEPS = 100_000
 _STEPS_A_ROW = 64
 """What one layer may take of steps along links: a few links of a few kilobytes can make any entry take 80,000."""
 
 
-class Node:
+class Node(msgspec.Struct, gc=False, eq=False):
     """A file, directory or link of a merged tree. Names that are hard links of each other share one node.
 
     ``layer`` is the position of the layer that wrote it. ``children`` is None for all but directories. ``owner`` tells
-    which application of a layer may still change the node in place.
+    which application of a layer may still change the node in place. The collector of cycles passes nodes over: none
+    leads back to itself, and a tree of them is large.
     """
 
-    __slots__ = ("children", "entry", "layer", "owner")
-
-    def __init__(self, entry: Entry, layer: int, children: Names | None, owner: object) -> None:
-        self.entry = entry
-        self.layer = layer
-        self.children = children
-        self.owner = owner
+    entry: Entry
+    layer: int
+    children: Names | None
+    owner: object
 
 
 class MergedTree:
@@ -140,7 +143,7 @@ class Resolver:
             below = node.children.get(name) if node.children is not None else None
             if below is None:
                 return None
-            if below.entry.kind == Kind.SYMLINK and (todo or follow):
+            if below.entry.kind == _SYMLINK and (todo or follow):
                 node = self._follow(below, todo, node, path)
                 continue
             self.trail.append((name, below))
@@ -229,7 +232,7 @@ class _Application:
             below = (node.children or {}).get(name)
             if below is None:
                 return None
-            if below.entry.kind == Kind.SYMLINK:
+            if below.entry.kind == _SYMLINK:
                 if at in own:
                     return None
                 return self._linked_directory(path)
@@ -265,23 +268,23 @@ class _Application:
         assert names is not None
         there = names.get(name)
         if there is not None and (
-            there.entry.kind == Kind.SYMLINK or (there.children is not None and entry.kind != Kind.DIRECTORY)
+            there.entry.kind == _SYMLINK or (there.children is not None and entry.kind != _DIRECTORY)
         ):
             # It may be on the way to what is remembered, under any name. A directory in place of a directory keeps
             # what is in it, and what is remembered of it.
             self._plain.clear()
             self._last = None
-        if entry.kind == Kind.DIRECTORY:
+        if entry.kind == _DIRECTORY:
             children = there.children if there is not None and there.children is not None else {}
             keep = children if there is not None and there.owner is self._token else dict(children)
             names[name] = Node(entry, self._layer, keep, self._token)
-        elif entry.kind == Kind.HARDLINK:
+        elif entry.kind == _HARDLINK:
             names[name] = self._link_target(entry)
         else:
             names[name] = Node(entry, self._layer, None, None)
 
     def _put_root(self, entry: Entry) -> None:
-        if entry.kind != Kind.DIRECTORY:
+        if entry.kind != _DIRECTORY:
             raise InvalidInput("the root of an image must be a directory", code="root-not-directory", entry=b"/")
         self._tree.root = Node(entry, self._layer, self._tree.root.children, self._token)
 
@@ -308,7 +311,7 @@ class _Application:
                 node = trail[-1][1] if trail else self._tree.root
                 continue
             below = node.children.get(name)  # type: ignore[union-attr]
-            if below is not None and below.entry.kind == Kind.SYMLINK:
+            if below is not None and below.entry.kind == _SYMLINK:
                 links -= 1
                 if links < 0:
                     raise InvalidInput("too many links on the way to the entry", code="link-loop", entry=entry.path)
