@@ -9,7 +9,7 @@ from contextlib import suppress
 from lamella._sys import syscalls
 
 _STEP = 8 << 20
-"""Bytes after which writing is begun: what the kernel would else keep until it is told to sync, or runs out of memory."""
+"""Bytes after which writing is begun: the kernel would else keep them until it is told to sync, or memory is short."""
 
 
 class Writeback:

@@ -8,13 +8,13 @@ from lamella.archive import pax, sparse
 from lamella.archive.member import Member, MemberType
 from lamella.archive.tar_header import (
     BLOCK,
+    FILE_TYPES,
     GNU,
     MAX_ID,
     MAX_SIZE,
     ZERO_BLOCK,
     HeaderDecoder,
     bad_header,
-    is_file,
     number,
     owner_names,
     text,
@@ -26,6 +26,8 @@ _PIECE = 256 << 10
 """Bytes read at a time to get past data."""
 _PAX_LOCAL = (b"x", b"X")
 _DEVICES = (MemberType.CHARDEV, MemberType.BLOCKDEV)
+_LINKS = (MemberType.HARDLINK, MemberType.SYMLINK)
+_REGULAR = MemberType.REGULAR
 _NO_NAMES = (b"", b"")
 
 
@@ -33,8 +35,9 @@ class TarScanner:
     """Iterates over the members of an archive that ``read(n)``, which returns up to n bytes, delivers.
 
     Understands v7, ustar, star, GNU and pax archives, sparse files of every GNU kind included. Data is passed over by
-    ``skip(n)``, which says how many bytes, up to n, it got past (0 only at the end), else by reading; nothing that was
-    yielded is kept. The iteration ends at the end marker (two zero blocks), at one zero block that is the last, or
+    ``skip(n)``, which says how many bytes, up to n, it got past (0 only at the end), else by reading; ``jump(n)`` gives
+    the block behind n bytes where all of that is at hand, else nothing, and stays where it is. Nothing that was yielded
+    is kept. The iteration ends at the end marker (two zero blocks), at one zero block that is the last, or
     where the stream ends between two members; ``end_offset`` then says how many bytes were read, and what follows is
     the caller's. An archive can be scanned once. While a member is the current one,
     ``header`` is its block as it stands in the archive, ``uname`` and ``gname`` are the names that it is owned by.
@@ -49,12 +52,14 @@ class TarScanner:
         read: Callable[[int], bytes],
         *,
         skip: Callable[[int], int] | None = None,
+        jump: Callable[[int], bytes] | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.end_offset: int | None = None
         self.header = b""
         self._read = read
         self._pass_over = skip or (lambda size: len(read(min(size, _PIECE))))
+        self._jump = jump or (lambda _: b"")
         self._limits = limits
         self._offset = 0
         self._skip = 0
@@ -83,16 +88,25 @@ class TarScanner:
         return self._names[1] or owner_names(self.header)[1]
 
     def _scan(self) -> Iterator[Member]:
-        decode, next_block = self._decoder.decode, self._next_block
+        decode, jump = self._decoder.decode, self._jump
+        most = self._limits.layer_entries
         entries = 0
-        while block := next_block():
+        while True:
+            block = jump(self._skip)
+            if block:
+                self._offset += self._skip + BLOCK
+                self._skip = 0
+            else:
+                block = self._next_block()
+                if not block:
+                    break
             if not block[0] and block == ZERO_BLOCK:
                 self._end_marker()
                 break
+            self.header = block
             member, flag = decode(block, self._offset - BLOCK)
             self._entry = member.name
-            self.header = block
-            if not is_file(flag):
+            if flag not in FILE_TYPES:
                 self._extension(member, flag)
                 continue
             if self._pending.used or self._globals:
@@ -104,10 +118,8 @@ class TarScanner:
             elif flag in b"S\x0007D":
                 self._with_data(member, flag, block)
             entries += 1
-            if entries > self._limits.layer_entries:
-                raise ResourceExhausted(
-                    f"more than {self._limits.layer_entries} entries", code="layer-entries", entry=member.name
-                )
+            if entries > most:
+                raise ResourceExhausted(f"more than {most} entries", code="layer-entries", entry=member.name)
             yield member
         if self._pending.used:
             raise Integrity("the archive ends after an extended header", code="tar-truncated", entry=self._entry)
@@ -219,16 +231,17 @@ class TarScanner:
         records = pending.records
         if self._globals:
             records.values = {**self._globals, **records.values}
-        self._names = (records.text(b"uname"), records.text(b"gname"))
-        member.name = records.text(b"path") or member.name
-        if member.type in (MemberType.HARDLINK, MemberType.SYMLINK):
-            member.linkname = pending.linkname or records.text(b"linkpath") or member.linkname
+        found = records.values.get
+        self._names = (found(b"uname", b""), found(b"gname", b""))
+        member.name = found(b"path") or member.name
+        if member.type in _LINKS:
+            member.linkname = pending.linkname or found(b"linkpath") or member.linkname
         if records.values or records.is_rich:
             self._apply(member, flag, records)
         # Like Go's reader, which the other engines use: a GNU long name counts more than a pax path.
         member.name = pending.name or member.name
         self._entry = member.name
-        if max(len(member.name), len(member.linkname)) > self._limits.path_bytes:
+        if len(member.name) > self._limits.path_bytes or len(member.linkname) > self._limits.path_bytes:
             raise ResourceExhausted(
                 f"a path of more than {self._limits.path_bytes} bytes", code="path-length", entry=member.name[:80]
             )
@@ -246,7 +259,7 @@ class TarScanner:
             member.minor = records.number(b"SCHILY.devminor", entry) or member.minor
         if records.is_rich:
             member.xattrs = records.xattrs(entry, limit=self._limits.xattr_bytes)
-        if member.type is MemberType.REGULAR:
+        if member.type is _REGULAR:
             if (size := records.number(b"size", entry)) is not None:
                 member.size = member.stored_size = size
             if records.is_rich:

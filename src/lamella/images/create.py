@@ -336,8 +336,7 @@ def _index_tar(staging: Path, layer: NewLayer) -> None:
     """Index the tar that was just written, which is still in memory."""
     with os_errors(str(staging)), open(staging / TAR_NAME, "rb") as tar, open(staging / INDEX_NAME, "xb") as file:
         writer = IndexWriter(file)
-        for entry in Translator(DEFAULT_LIMITS).entries(iter(TarScanner(tar.read))):
-            writer.add(entry)
+        writer.extend(Translator(DEFAULT_LIMITS).entries(iter(TarScanner(tar.read))))
         writer.finish(layer.diff_id, layer.tar_size)
         file.flush()
         os.fsync(file.fileno())

@@ -162,13 +162,14 @@ class IndexWriter:
         self.content_size = 0
         self._put(MAGIC_WITH_DIGESTS if with_digests else MAGIC)
 
-    def add(self, entry: Entry) -> None:
-        """Add one row."""
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Add rows, as they come."""
         pending = self._pending
-        pending.append(entry)
-        self.content_size += entry.size
-        if len(pending) == _BLOCK:
-            self._flush()
+        for entry in entries:
+            pending.append(entry)
+            self.content_size += entry.size
+            if len(pending) == _BLOCK:
+                self._flush()
 
     @property
     def last(self) -> bytes | None:

@@ -6,6 +6,7 @@ A layer's stream is read exactly once, whatever it comes from. What the pass lea
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from lamella._sys.writeback import Writeback
 from lamella.archive import whiteouts
 from lamella.archive.compression import Compression, DecompressReader
 from lamella.archive.tar import Member, MemberType, TarScanner
+from lamella.archive.tar_header import BLOCK
 from lamella.archive.whiteouts import Marker
 from lamella.errors import InvalidInput, LamellaError, ResourceExhausted, printable
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
 from lamella.layers.filedigests import FileHasher
-from lamella.layers.hashing import Ahead, Background, ThreadedHasher
+from lamella.layers.hashing import Ahead, Background
 from lamella.layers.index import IndexWriter
 from lamella.layers.paths import normalize
 from lamella.spec.digest import Digest
@@ -32,12 +34,15 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "layer.index"
-_CHUNK = 512 << 10
+_CHUNK = 1 << 20
 _MAGIC_SIZE = 16
 _MAJOR_MAX, _MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1
 _KINDS = tuple(Kind[member_type.name] for member_type in MemberType)
 """What a member's type is as a kind; the types count from 0."""
 _HARDLINK = MemberType.HARDLINK
+_DOT = ord(".")
+_SHORT = 255
+"""Bytes that neither a path nor a name can have too many of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,12 @@ class _Pass:
         self._source = _Counted(reader, progress, key)
         self._limits, self._progress = limits, progress
         self._directory = staging
-        self._hash = ThreadedHasher()
+        self._hash = hashlib.sha256()
+        self._kept = Background(self._keep)
         self._blob = Background(blob_sink)
         self._ahead: Ahead | None = None
         self._tar = -1
-        self._tar_size = 0
+        self._tar_size = self._written = 0
         self._writeback: Writeback | None = None
         self._chunk = b""
         self._at = 0
@@ -115,16 +121,16 @@ class _Pass:
         self._ahead = Ahead(lambda: stream.read(_CHUNK))
         with open(self._directory / INDEX_NAME, "xb") as index_file:
             writer = IndexWriter(index_file, with_digests=self._files is not None)
-            scanner = TarScanner(self._read, skip=self._skip, limits=self._limits)
+            scanner = TarScanner(self._read, skip=self._skip, jump=self._jump, limits=self._limits)
             members = iter(scanner) if self._files is None else _announced(scanner, self._files)
             try:
-                for entry in Translator(self._limits).entries(members):
-                    writer.add(entry)
+                writer.extend(Translator(self._limits).entries(members))
             except ResourceExhausted as error:
                 error.about(entry=writer.last)  # a bomb goes off in the data of the entry before
                 raise
             self._drain()
-            diff_id = self._hash.digest()
+            self._kept.finish()
+            diff_id = Digest.finish(self._hash)
             writer.finish(diff_id, self._tar_size, b"" if self._files is None else self._files.finish())
             index_file.flush()
             os.fsync(index_file.fileno())
@@ -148,20 +154,34 @@ class _Pass:
         self._at += passed
         return passed
 
+    def _jump(self, size: int) -> bytes:
+        """The block of the tar behind ``size`` bytes, if all of that is in the chunk at hand; else nothing happens."""
+        at = self._at + size
+        end = at + BLOCK
+        if end > len(self._chunk):
+            return b""
+        self._at = end
+        return self._chunk[at:end]
+
     def _next_chunk(self) -> bytes:
         assert self._ahead is not None
-        assert self._writeback is not None
         if self._files is not None and self._chunk:
             self._files.put(self._chunk)  # whatever begins in it has been announced by now
         data = self._ahead.take()
         if data:
-            self._hash.update(data)
+            self._kept.put(data)
             self._tar_size += len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._tar, view) :]
-            self._writeback.grown(self._tar_size)
         return data
+
+    def _keep(self, data: bytes) -> None:
+        """Write and hash a chunk of the tar, in a thread of its own: what is left to the caller's is to scan it."""
+        assert self._writeback is not None
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._tar, view) :]
+        self._hash.update(data)
+        self._written += len(data)
+        self._writeback.grown(self._written)
 
     def _drain(self) -> None:
         """What stands behind the end of the archive belongs to the layer's digest, and to nothing else."""
@@ -175,7 +195,7 @@ class _Pass:
         self._source.copy = None
         if self._ahead is not None:
             self._ahead.stop()
-        self._hash.close()
+        self._kept.stop()
         self._blob.stop()
         if self._files is not None:
             self._files.stop()
@@ -233,13 +253,25 @@ class Translator:
         """One row a member, in order; AUFS bookkeeping gives none. Raises InvalidInput naming the entry."""
         canonical, limits, row = normalize, self._limits, _row
         prefix, hard_link = whiteouts.PREFIX, MemberType.HARDLINK
+        beside: bytes | None = None  # the directory that the last name was in, as written; and as it is
+        directory = b""
         for member in members:
-            path = canonical(member.name, limits)
-            if prefix in path:
-                marker, subject = whiteouts.classify(path)
-                if marker != Marker.NONE:
-                    yield from self._marked(marker, subject, member)
-                    continue
+            name = member.name
+            parent, _, last = name.rpartition(b"/")
+            # Most names are in the directory of the one before, where only what is new has to be looked at.
+            if parent == beside and last and last[0] != _DOT and 0 not in last and len(name) <= _SHORT:
+                path = directory + last
+            else:
+                path = canonical(name, limits)
+                if prefix in path:
+                    marker, subject = whiteouts.classify(path)
+                    if marker != Marker.NONE:
+                        yield from self._marked(marker, subject, member)
+                        continue
+                    beside = None
+                elif last:
+                    beside = parent
+                    directory = path[: path.rfind(b"/") + 1]
             if member.type is hard_link:
                 yield from self._hard_link(path, member)
                 continue
