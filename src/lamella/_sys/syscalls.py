@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import struct
 import sys
 
@@ -54,8 +53,9 @@ _SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE = 0, 1, 5, 6
 
 # Calls from 424 on have one number on every architecture; the older renameat2 does not.
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2 = 429, 430, 431, 432, 437
+_MACHINE = os.uname().machine
 _RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "loongarch64": 276, "ppc64le": 357, "s390x": 347}
-_SUPPORTED = sys.maxsize > 2**32 and platform.machine() in _RENAMEAT2
+_SUPPORTED = sys.maxsize > 2**32 and _MACHINE in _RENAMEAT2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _long = ctypes.c_long
@@ -76,7 +76,7 @@ def _fail(subject: bytes = b"", detail: str = "") -> OSError:
 
 def _require_table() -> None:
     if not _SUPPORTED:
-        raise OSError(errno.ENOSYS, f"the system calls of {platform.machine()} are not known")
+        raise OSError(errno.ENOSYS, f"the system calls of {_MACHINE} are not known")
 
 
 def _call(number: int, *arguments: int | bytes | None, subject: bytes = b"") -> int:
@@ -210,7 +210,7 @@ def renameat2(old: bytes, new: bytes, flags: int, *, old_dir_fd: int = AT_FDCWD,
     """rename with RENAME_NOREPLACE (EEXIST when ``new`` is there) or RENAME_EXCHANGE (both change places at once)."""
     if b"\0" in old or b"\0" in new:
         raise OSError(errno.EINVAL, "the path contains a NUL byte")
-    _call(_RENAMEAT2.get(platform.machine(), 0), old_dir_fd, old, new_dir_fd, new, flags, subject=new)
+    _call(_RENAMEAT2.get(_MACHINE, 0), old_dir_fd, old, new_dir_fd, new, flags, subject=new)
 
 
 def clone_file(source_fd: int, target_fd: int) -> None:

@@ -1,4 +1,7 @@
-"""Which format a file or directory is in, told from its content, and the endpoint that reads or writes it."""
+"""Which format a file or directory is in, told from its content, and the endpoint that reads or writes it.
+
+Each is imported when it is needed: a command needs one of them.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,9 @@ from typing import Literal
 from lamella._sys.files import os_errors
 from lamella.archive.compression import Compression, DecompressReader
 from lamella.errors import InvalidInput, LamellaError
-from lamella.formats.docker_archive import LEGACY_FILE, MANIFEST_FILE, DockerArchiveSource
-from lamella.formats.docker_archive_sink import DockerArchiveSink
-from lamella.formats.docker_legacy import DockerLegacySource, image_directories
 from lamella.formats.files import CHUNK, CountedReader, StreamReader, locate
 from lamella.formats.layout import INDEX_FILE, LAYOUT_FILE
-from lamella.formats.oci_archive import OciArchiveSource
-from lamella.formats.oci_archive_sink import OciArchiveSink
 from lamella.formats.oci_layout import OciLayoutSource
-from lamella.formats.oci_layout_sink import OciLayoutSink
 from lamella.formats.tar_index import BLOCK, TarIndex, begins_tar
 from lamella.spec.endpoint import ImageSink, ImageSource, Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
@@ -102,6 +99,10 @@ def _head(reader: DecompressReader) -> bytes:
 
 
 def _open_archive(index: TarIndex, limits: Limits, progress: Progress) -> ImageSource:
+    from lamella.formats.docker_archive import LEGACY_FILE, MANIFEST_FILE, DockerArchiveSource
+    from lamella.formats.docker_legacy import DockerLegacySource, image_directories
+    from lamella.formats.oci_archive import OciArchiveSource
+
     try:
         if index.has(LAYOUT_FILE) or (index.has(INDEX_FILE) and any(n.startswith(b"blobs/") for n in index.names())):
             return OciArchiveSource(index, limits=limits)
@@ -133,6 +134,10 @@ def create_sink(
     writing of those, which ``finish`` does. Raises InvalidInput (``sink-options``) for a combination that makes no
     sense, and what the sink of the format raises.
     """
+    from lamella.formats.docker_archive_sink import DockerArchiveSink
+    from lamella.formats.oci_archive_sink import OciArchiveSink
+    from lamella.formats.oci_layout_sink import OciLayoutSink
+
     if (legacy and kind != "docker-archive") or (kind == "oci-dir" and compression is not Compression.NONE):
         raise InvalidInput(f"an {kind} cannot be written with these options", code="sink-options")
     if kind == "oci-dir":

@@ -11,10 +11,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 from lamella._sys.beneath import RootDir
 from lamella._sys.files import map_os_error
@@ -28,6 +27,9 @@ from lamella.layers.tree import MergedTree, Node
 from lamella.layers.xattrs import written_name
 from lamella.mounts.model import Form
 from lamella.spec.progress import NO_PROGRESS, Progress
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 1 << 20
@@ -67,6 +69,8 @@ def extract(
     synced: that is for whoever makes the directory visible. What the file system or the caller's rights cannot hold is
     noted, never skipped in silence.
     """
+    from concurrent.futures import ThreadPoolExecutor  # it brings logging with it, which nothing else needs
+
     job = _Extraction(new, target, form, _Lowers(old, lowers), progress, key)
     pool = ThreadPoolExecutor(workers, "extract")
     try:

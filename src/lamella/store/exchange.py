@@ -18,7 +18,6 @@ from lamella.spec.limits import Limits
 from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
-from lamella.transfer.load import Loaded
 
 if TYPE_CHECKING:
     from lamella.formats.docker_graph import GraphForm
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from lamella.registry.policy import Verify
     from lamella.spec.descriptor import Descriptor
     from lamella.spec.endpoint import Offer
+    from lamella.transfer.load import Loaded
 
 
 class Exchange(ABC):

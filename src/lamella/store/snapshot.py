@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Self
 
 from lamella.catalog.records import SnapshotRecord
 from lamella.errors import FailedPrecondition, InvalidInput, NotFound
-from lamella.images.create import Recipe
 from lamella.images.image import Image
 from lamella.layers.compare import Change, compare
 from lamella.layers.view import TreeView
@@ -22,6 +21,7 @@ from lamella.spec.progress import NO_PROGRESS, Progress
 from lamella.spec.reference import Reference
 
 if TYPE_CHECKING:
+    from lamella.images.create import Recipe
     from lamella.store.store import Store
 
 
@@ -175,6 +175,8 @@ class Snapshot:
         ``recipe`` says more than ``author`` and ``comment`` do. Atomic and durable: the image and its name are there
         together, or not at all.
         """
+        from lamella.images.create import Recipe
+
         if recipe is None:
             recipe = Recipe(author=author, comment=comment)
         elif author or comment:

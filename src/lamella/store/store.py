@@ -1,4 +1,4 @@
-"""The store: everything below composed, nothing done here."""
+"""The store: everything below composed, nothing done here. What only some methods need they import themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from lamella._sys.files import os_errors
 from lamella.catalog.holder import Lease
@@ -17,12 +17,8 @@ from lamella.catalog.records import SnapshotRecord
 from lamella.catalog.sqlite import SqliteCatalog
 from lamella.content.local import LocalContent
 from lamella.errors import AlreadyExists, LamellaError, NotFound, Unsupported, printable
-from lamella.formats.detect import Kind as ArchiveKind
-from lamella.formats.detect import create_sink, open_source
-from lamella.images.create import Creator, Recipe
 from lamella.images.graph import Graph
 from lamella.images.image import Image
-from lamella.images.search import Found, add_file_digests, find_content, find_path
 from lamella.layers.compare import Change, compare
 from lamella.layers.rootfs import RootfsStore
 from lamella.layers.scan import scan
@@ -30,7 +26,6 @@ from lamella.layers.store import LayerStore
 from lamella.layers.tree import MergedTree
 from lamella.layers.trees import TreeStore
 from lamella.layers.view import TreeView
-from lamella.layers.write import TimePolicy, write_tree
 from lamella.mounts import mount as mounting
 from lamella.mounts.model import Form
 from lamella.snapshots.snapshotter import Snapshotter, Stack, check_key
@@ -44,18 +39,19 @@ from lamella.store.exchange import Exchange
 from lamella.store.layout import write_layout
 from lamella.store.reserve import Reserve
 from lamella.store.snapshot import Snapshot
-from lamella.transfer.accept import Accepted, accept
-from lamella.transfer.copy import copy_images
-from lamella.transfer.load import Loaded, load
-from lamella.transfer.store_source import StoreSource
-from lamella.upkeep.duplicates import Duplicates, duplicates
 from lamella.upkeep.gc import Holdings, Report, collect
-from lamella.upkeep.prune import Pruner
-from lamella.upkeep.rebuild import rebuild_layer
-from lamella.upkeep.remove import Removed, remove_images
 from lamella.upkeep.restore import Refetch, Restorer
-from lamella.upkeep.untag import remove_blob, remove_names
-from lamella.upkeep.usage import ImageUsage, Usage, image_usage, usage
+
+if TYPE_CHECKING:
+    from lamella.formats.detect import Kind as ArchiveKind
+    from lamella.images.create import Creator, Recipe
+    from lamella.images.search import Found
+    from lamella.transfer.accept import Accepted
+    from lamella.transfer.load import Loaded
+    from lamella.upkeep.duplicates import Duplicates
+    from lamella.upkeep.prune import Pruner
+    from lamella.upkeep.remove import Removed
+    from lamella.upkeep.usage import ImageUsage, Usage
 
 
 class Store(Exchange):
@@ -145,6 +141,8 @@ class Store(Exchange):
     @contextmanager
     def creator(self, purpose: str, progress: Progress = NO_PROGRESS) -> Iterator[Creator]:
         """What makes images, under a lease of its own; if the block fails, what it wrote is removed again."""
+        from lamella.images.create import Creator
+
         written: set[Digest] = set()
         try:
             with self.lease(purpose) as lease:
@@ -163,6 +161,8 @@ class Store(Exchange):
         write_layout(self.root, self.catalog)
 
     def _rebuild(self, diff_id: Digest) -> None:
+        from lamella.upkeep.rebuild import rebuild_layer
+
         with self.lease(f"rebuild {diff_id}") as lease:
             rebuild_layer(self.graph, self.content, self.restorer, diff_id, lease, limits=self.limits)
         self.rootfs.let_go()
@@ -198,6 +198,9 @@ class Store(Exchange):
         ``name`` is given to the one image there is; ``platform`` picks one image of each index. All of it is verified,
         and all of it appears at once, or nothing does.
         """
+        from lamella.formats.detect import open_source
+        from lamella.transfer.load import load
+
         source_path = None if path is None else Path(path)
         with self.lease(f"load {path or '-'}") as lease:
             source = open_source(source_path, spool=lease.directory, limits=self.limits, progress=progress)
@@ -232,6 +235,8 @@ class Store(Exchange):
         progress: Progress = NO_PROGRESS,
     ) -> Image:
         """Make an image of the tar of a root file system, in any compression."""
+        from lamella.images.create import Recipe
+
         reference = None if name is None else Reference.parse(name)
         with _opened(source) as (reader, label), self.creator(f"import {label}", progress) as creator:
             image = creator.import_rootfs(reader, recipe or Recipe(), reference, label=label)
@@ -254,6 +259,10 @@ class Store(Exchange):
         written whole, or with ``platform`` the one image that fits; a docker archive, which has no indexes, gets this
         machine's.
         """
+        from lamella.formats.detect import create_sink
+        from lamella.transfer.copy import copy_images
+        from lamella.transfer.store_source import StoreSource
+
         with self.lease(f"save {path or '-'}") as lease:
             chosen = []
             for text in names:
@@ -277,6 +286,8 @@ class Store(Exchange):
         progress: Progress = NO_PROGRESS,
     ) -> None:
         """Write the whole tree of an image or a snapshot as an uncompressed tar; the same tree gives the same bytes."""
+        from lamella.layers.write import TimePolicy, write_tree
+
         tree = source.files.tree
         write_tree(tree, write, times=TimePolicy(clamp), progress=progress, key="export")
 
@@ -292,6 +303,8 @@ class Store(Exchange):
         Raises FailedPrecondition, naming them, if an image has children or snapshots (with ``force`` its names go and
         it stays for them only), or, found by id, more than one name.
         """
+        from lamella.upkeep.remove import remove_images
+
         self.reserve.spend()
         removed = remove_images(self.graph, self.holdings, names, force=force)
         self.sync_layout()
@@ -301,6 +314,8 @@ class Store(Exchange):
 
     def accept(self, raw: bytes, media_type: str, names: Sequence[Reference] = ()) -> Accepted:
         """Record a manifest or an index whose blobs are in the store, under ``names``; see ``transfer.accept``."""
+        from lamella.transfer.accept import accept
+
         with self.lease(f"accept {len(raw)} bytes") as lease:
             try:
                 accepted = accept(self.graph, self.content, lease, raw, media_type, names)
@@ -312,17 +327,22 @@ class Store(Exchange):
 
     def untag(self, names: Sequence[str], *, own_leases: Sequence[str] = ()) -> Report:
         """Remove exactly these canonical names, and what nothing needs any longer; see ``upkeep.untag``."""
+        from lamella.upkeep.untag import remove_names
+
         report = remove_names(self.holdings, names, own_leases=own_leases)
         self.sync_layout()
         return report
 
     def discard_blob(self, digest: Digest, *, own_leases: Sequence[str] = ()) -> None:
         """Remove a blob that nothing needs. Raises NotFound, FailedPrecondition (``blob-in-use``)."""
+        from lamella.upkeep.untag import remove_blob
+
         remove_blob(self.holdings, digest, own_leases=own_leases)
         self.sync_layout()
 
     def changes(self, old: Image | None, new: Image | Path, *, progress: Progress = NO_PROGRESS) -> list[Change]:
         """What leads from an image to another, or to a directory of the host; None is an empty tree."""
+
         before = MergedTree(limits=self.limits) if old is None else old.tree
         if isinstance(new, Image):
             return compare(before, new.tree)
@@ -449,22 +469,31 @@ class Store(Exchange):
 
         From then on equal files can be told across images, and files be found by their content.
         """
+        from lamella.images.search import add_file_digests
+
         return add_file_digests(self.graph, self.images() if images is None else images, progress=progress)
 
     def find_content(
         self, digest: Digest, *, images: Sequence[Image] | None = None, progress: Progress = NO_PROGRESS
     ) -> Iterator[Found]:
         """Every file of the images (None: all) whose content has a digest; what was never hashed is hashed first."""
+        from lamella.images.search import add_file_digests, find_content
+
         chosen = self.images() if images is None else images
         add_file_digests(self.graph, chosen, progress=progress)
         return find_content(self.graph, chosen, digest)
 
     def find_path(self, pattern: str | bytes, *, images: Sequence[Image] | None = None) -> Iterator[Found]:
         """Everything in the images (None: all) whose name fits a shell pattern; with a slash in it, whose path does."""
+        from lamella.images.search import find_path
+
         return find_path(self.images() if images is None else images, os.fsencode(pattern))
 
     def duplicates(self, *, progress: Progress = NO_PROGRESS) -> Duplicates:
         """How many bytes are in files that are equal; what was never hashed is hashed first."""
+        from lamella.images.search import add_file_digests
+        from lamella.upkeep.duplicates import duplicates
+
         add_file_digests(self.graph, self.images(), progress=progress)
         return duplicates(self.graph)
 
@@ -484,17 +513,20 @@ class Store(Exchange):
         operation under way uses them. What was dropped is had again without being asked for. With ``dry_run`` nothing
         changes, but all is tried.
         """
-        pruner = Pruner(self.graph, self.holdings, self.restorer, self._mounted_images, progress=progress)
-        report = pruner.run(compressed=compressed, trees=trees, dry_run=dry_run)
+        report = self._pruner(progress).run(compressed=compressed, trees=trees, dry_run=dry_run)
         self.sync_layout()
         return report
 
     def restore_blobs(self, *, progress: Progress = NO_PROGRESS) -> Report:
         """Make every blob that was dropped a file again, so that the store is a whole OCI layout for other tools."""
-        pruner = Pruner(self.graph, self.holdings, self.restorer, self._mounted_images, progress=progress)
-        report = pruner.restore()
+        report = self._pruner(progress).restore()
         self.sync_layout()
         return report
+
+    def _pruner(self, progress: Progress) -> Pruner:
+        from lamella.upkeep.prune import Pruner
+
+        return Pruner(self.graph, self.holdings, self.restorer, self._mounted_images, progress=progress)
 
     def _mounted_images(self) -> set[Digest]:
         """The manifests of the images that a mounted snapshot stands on."""
@@ -503,10 +535,14 @@ class Store(Exchange):
 
     def usage(self) -> list[Usage]:
         """What takes the disk, by kind."""
+        from lamella.upkeep.usage import usage
+
         return usage(self.holdings, self._mounted_images)
 
     def image_usage(self) -> list[ImageUsage]:
         """What each image takes."""
+        from lamella.upkeep.usage import image_usage
+
         return image_usage(self.graph, self.holdings)
 
     def drivers(self) -> list[tuple[str, bool, str]]:
