@@ -14,7 +14,18 @@ from pathlib import Path
 
 from benchmarks import debian, exchange, peers
 from benchmarks.image import add_layer, make_layout
-from benchmarks.measure import LAMELLA, Sample, drop_caches, fresh_file_system, have, median, repeat, run, sync
+from benchmarks.measure import (
+    LAMELLA,
+    Sample,
+    drop_caches,
+    fresh_file_system,
+    have,
+    median,
+    remove_disks,
+    repeat,
+    run,
+    sync,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -332,8 +343,11 @@ def main() -> None:
         "| what | Lamella | peer | peer's time over ours |\n|---|---|---|---|"
     )
     print(heading, flush=True)
-    for name in options.names or ("load", "mount", "commit", "open_one", "start", "memory", "registry"):
-        getattr(bench, name)()
+    try:
+        for name in options.names or ("load", "mount", "commit", "open_one", "start", "memory", "registry"):
+            getattr(bench, name)()
+    finally:
+        remove_disks(options.work)
     if options.write:
         write_table("\n".join([heading, *(row.text() for row in bench.rows)]))
 

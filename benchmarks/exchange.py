@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measure import LAMELLA, Sample, run
@@ -58,46 +56,13 @@ def registry(place: Path) -> Iterator[str]:
 @contextmanager
 def far_away(address: str, seconds: float) -> Iterator[str]:
     """The same server with a round trip of so many seconds: half of it each way, at any bandwidth."""
-    host, _, port = address.partition(":")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_accept, args=(listener, (host, int(port)), seconds / 2), daemon=True).start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-def _accept(listener: socket.socket, target: tuple[str, int], delay: float) -> None:
-    with suppress(OSError):
-        while True:
-            near, _ = listener.accept()
-            time.sleep(delay)
-            far = socket.create_connection(target)
-            for ends in ((near, far), (far, near)):
-                threading.Thread(target=_carry, args=(*ends, delay), daemon=True).start()
-
-
-def _carry(source: socket.socket, target: socket.socket, delay: float) -> None:
-    """Pass bytes on, each as late as the others."""
-    waiting: deque[tuple[float, bytes]] = deque()
-    filled = threading.Semaphore(0)
-
-    def deliver() -> None:
-        with suppress(OSError):
-            while True:
-                filled.acquire()
-                due, data = waiting.popleft()
-                time.sleep(max(0.0, due - time.monotonic()))
-                if not data:
-                    target.shutdown(socket.SHUT_WR)
-                    return
-                target.sendall(data)
-
-    threading.Thread(target=deliver, daemon=True).start()
-    with suppress(OSError):
-        while True:
-            data = source.recv(_CHUNK)
-            waiting.append((time.monotonic() + delay, data))
-            filled.release()
-            if not data:
-                return
+    command = [sys.executable, str(HERE / "distance.py"), address, str(seconds / 2)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def lamella_pull_mounted(name: str, fs: Path, driver: str) -> Sample:

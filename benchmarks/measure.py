@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import shutil
 import statistics
@@ -41,27 +43,49 @@ def run(command: list[str], **kwargs: object) -> Sample:
 @contextmanager
 def fresh_file_system(where: Path, gib: int = 12) -> Iterator[Path]:
     """An empty ext4 on a loop device, mounted; without root, an empty directory. Gone afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix="fs-", dir=where))
-    image = directory / "disk"
-    mounted = False
-    target = directory / "mnt"
-    target.mkdir()
-    try:
-        if os.geteuid() == 0 and shutil.which("mkfs.ext4"):
-            with open(image, "wb") as file:
-                file.truncate(gib << 30)
-            subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", str(image)], check=True)
-            # Past the page cache of the file below: what is written is not copied once more.
-            attach = ["losetup", "--find", "--show", "--direct-io=on", str(image)]
-            device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
-            subprocess.run(["mount", device, str(target)], check=True)
-            mounted = True
-        yield target
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-R", "-l", str(target)], check=False)
+    if os.geteuid() or not shutil.which("mkfs.ext4"):
+        with tempfile.TemporaryDirectory(prefix="fs-", dir=where) as directory:
+            yield Path(directory)
+        return
+    with _disk(where, gib) as image, tempfile.TemporaryDirectory(prefix="fs-", dir=where) as target:
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", str(image)], check=True)
+        # Past the page cache of the file below: what is written is not copied once more.
+        attach = ["losetup", "--find", "--show", "--direct-io=on", str(image)]
+        device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+        try:
+            subprocess.run(["mount", device, target], check=True)
+            yield Path(target)
+        finally:
+            subprocess.run(["umount", "-R", "-l", target], check=False)
             subprocess.run(["losetup", "--detach", device], check=False)
-        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _disk(where: Path, gib: int) -> Iterator[Path]:
+    """A file to stand for a disk, kept for the next time. Its blocks are all there, as those of a disk are.
+
+    With holes in it, whoever waits for what was written would wait for the file system below to find blocks as well.
+    """
+    for number in itertools.count():
+        path = where / f"disk-{gib}-{number}"
+        with open(path, "a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            piece = bytes(4 << 20)
+            while file.tell() < gib << 30:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+            yield path
+            return
+
+
+def remove_disks(where: Path) -> None:
+    """Remove the files that stood for disks."""
+    for path in where.glob("disk-*"):
+        path.unlink()
 
 
 def sync() -> None:
