@@ -377,6 +377,19 @@ class _Server(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.proxy = proxy
 
+    def server_bind(self) -> None:
+        super().server_bind()
+        while self.server_address[1] in _PORTS:
+            self.socket.close()
+            self.socket = socket.socket(self.address_family, self.socket_type)
+            self.server_address = ("127.0.0.1", 0)
+            super().server_bind()
+        _PORTS.add(self.server_address[1])
+
+
+_PORTS: set[int] = set()
+"""Every port that a proxy had. A store knows which registry has a blob: at a port of before, nothing would be sent."""
+
 
 @contextmanager
 def fault_proxy(upstream: str, *faults: Fault) -> Iterator[FaultProxy]:

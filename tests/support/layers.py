@@ -43,11 +43,9 @@ class Layers:
         """Take an uncompressed tar in as a layer."""
         staging = self.directory()
         with tar.open("rb", buffering=0) as reader:
-            ingest_layer(reader, staging, lambda data: None)
-        diff_id = LayerIndex.load(staging / INDEX_NAME).diff_id
-        assert diff_id is not None
-        self.layers.publish(staging, diff_id)
-        return diff_id
+            layer = ingest_layer(reader, staging, lambda data: None)
+        self.layers.publish(staging, layer.diff_id, LayerIndex.load(staging / INDEX_NAME))
+        return layer.diff_id
 
     def of_tree(self, tree: Path) -> Digest:
         """Take a directory in as a layer, through GNU tar."""

@@ -25,7 +25,7 @@ from lamella.images.image import Image
 from lamella.images.runconfig import apply_changes
 from lamella.layers.compare import Change
 from lamella.layers.hashing import Background, ThreadedHasher
-from lamella.layers.index import IndexWriter
+from lamella.layers.index import IndexWriter, LayerIndex
 from lamella.layers.ingest import INDEX_NAME, TAR_NAME, Translator, ingest_layer
 from lamella.layers.tree import MergedTree
 from lamella.layers.write import TimePolicy, write_layer
@@ -153,7 +153,7 @@ class Creator:
                 self._content.adopt(staging / TAR_NAME, layer.blob, layer.blob_size, keep=True)
             else:
                 ingest.commit(expected=layer.blob, size=layer.blob_size)
-        self._graph.layers.publish(staging, layer.diff_id)
+        self._graph.layers.publish(staging, layer.diff_id, found.index)
         self._remember(layer, made_here)
         return layer
 
@@ -220,13 +220,13 @@ class Creator:
             finally:
                 out.close()
             self._lease.hold(layer.blob, layer.diff_id)
-            _index_tar(staging, layer)
+            index = _index_tar(staging, layer)
             if compression is Compression.NONE:
                 ingest.abort()
                 self._content.adopt(staging / TAR_NAME, layer.blob, layer.blob_size, keep=True)
             else:
                 ingest.commit(expected=layer.blob, size=layer.blob_size)
-        self._graph.layers.publish(staging, layer.diff_id)
+        self._graph.layers.publish(staging, layer.diff_id, index)
         if self._graph.file_digests:
             self._graph.layers.add_file_digests(layer.diff_id)
         self._remember(layer, BlobRecipe.now(compression, recipe.level))
@@ -332,14 +332,15 @@ class _LayerOutput:
                 (worker.stop if isinstance(worker, Background) else worker.close)()
 
 
-def _index_tar(staging: Path, layer: NewLayer) -> None:
+def _index_tar(staging: Path, layer: NewLayer) -> LayerIndex:
     """Index the tar that was just written, which is still in memory."""
     with os_errors(str(staging)), open(staging / TAR_NAME, "rb") as tar, open(staging / INDEX_NAME, "xb") as file:
         writer = IndexWriter(file)
         writer.extend(Translator(DEFAULT_LIMITS).entries(iter(TarScanner(tar.read))))
-        writer.finish(layer.diff_id, layer.tar_size)
+        index = writer.finish(layer.diff_id, layer.tar_size)
         file.flush()
         os.fsync(file.fileno())
+        return index
 
 
 def _recompress(

@@ -146,7 +146,7 @@ def _counted(digests: bytes) -> bytes:
 
 
 class IndexWriter:
-    """Writes an index while the layer's stream is read; memory does not grow with the layer.
+    """Writes an index while the layer's stream is read, and keeps its rows: who takes a layer in looks at them next.
 
     ``with_digests`` says that ``finish`` will be given the digests of files.
     """
@@ -156,9 +156,8 @@ class IndexWriter:
         self._with_digests = with_digests
         self._hash = hashlib.sha256()
         self._encoder = msgspec.msgpack.Encoder()
+        self._rows: list[Entry] = []
         self._pending: list[Entry] = []
-        self._last: bytes | None = None
-        self.entries = 0
         self.content_size = 0
         self._put(MAGIC_WITH_DIGESTS if with_digests else MAGIC)
 
@@ -174,12 +173,18 @@ class IndexWriter:
     @property
     def last(self) -> bytes | None:
         """The path of the row that was added last."""
-        return self._pending[-1].path if self._pending else self._last
+        last = self._pending or self._rows
+        return last[-1].path if last else None
 
-    def finish(self, diff_id: Digest, tar_size: int, digests: bytes = b"") -> None:
+    @property
+    def entries(self) -> int:
+        """How many rows were added."""
+        return len(self._rows) + len(self._pending)
+
+    def finish(self, diff_id: Digest, tar_size: int, digests: bytes = b"") -> LayerIndex:
         """Write what is pending, the trailer and the digest. The file is the caller's to sync and close.
 
-        ``digests`` are the records of ``filedigests``, in order.
+        ``digests`` are the records of ``filedigests``, in order. Returns what the file holds.
         """
         if self._pending:
             self._flush()
@@ -190,12 +195,13 @@ class IndexWriter:
             self._put(_counted(digests))
         self._put(_TRAILER.pack(bytes.fromhex(diff_id.hex), tar_size, self.content_size, self.entries))
         self._file.write(self._hash.digest())
+        known = FileDigests(digests) if self._with_digests else None
+        return LayerIndex.of(self._rows, diff_id=diff_id, tar_size=tar_size, digests=known)
 
     def _flush(self) -> None:
         block = self._encoder.encode(self._pending)
         self._put(len(block).to_bytes(4, "little") + block)
-        self.entries += len(self._pending)
-        self._last = self._pending[-1].path
+        self._rows += self._pending
         self._pending.clear()
 
     def _put(self, data: bytes) -> None:

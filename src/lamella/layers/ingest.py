@@ -25,7 +25,7 @@ from lamella.errors import InvalidInput, LamellaError, ResourceExhausted, printa
 from lamella.layers.entry import NO_XATTRS, Entry, Kind
 from lamella.layers.filedigests import FileHasher
 from lamella.layers.hashing import Ahead, Background
-from lamella.layers.index import IndexWriter
+from lamella.layers.index import IndexWriter, LayerIndex
 from lamella.layers.paths import normalize
 from lamella.spec.digest import Digest
 from lamella.spec.endpoint import Reader
@@ -53,7 +53,7 @@ class IngestedLayer:
     diff_id: Digest
     tar_size: int
     compression: Compression
-    entries: int
+    index: LayerIndex
 
 
 def ingest_layer(
@@ -131,12 +131,13 @@ class _Pass:
             self._drain()
             self._kept.finish()
             diff_id = Digest.finish(self._hash)
-            writer.finish(diff_id, self._tar_size, b"" if self._files is None else self._files.finish())
+            digests = b"" if self._files is None else self._files.finish()
+            index = writer.finish(diff_id, self._tar_size, digests)
             index_file.flush()
             os.fsync(index_file.fileno())
         os.fsync(self._tar)
         self._blob.finish()
-        return IngestedLayer(self._source.size, diff_id, self._tar_size, compression, writer.entries)
+        return IngestedLayer(self._source.size, diff_id, self._tar_size, compression, index)
 
     def _read(self, size: int) -> bytes:
         """Up to ``size`` bytes of the tar: a slice of the chunk at hand, or of the next one."""

@@ -35,7 +35,7 @@ class LayerStore:
     def __init__(self, root: Path, *, rebuild: Callable[[Digest], None] | None = None) -> None:
         self._root = root
         self._rebuild = rebuild
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an index that is read may be rebuilt, and published, by the one who reads it
         self._recent: OrderedDict[Digest, LayerIndex] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[Digest, LayerIndex] = weakref.WeakValueDictionary()
         self._tree: tuple[tuple[Digest, ...], MergedTree] = ((), MergedTree())
@@ -48,8 +48,11 @@ class LayerStore:
         """Whether the layer is here, whole."""
         return (self.path(diff_id) / INDEX_NAME).is_file() and (self.path(diff_id) / TAR_NAME).is_file()
 
-    def publish(self, staging: Path, diff_id: Digest) -> None:
-        """Put the finished directory ``staging`` in its place, durably; if the layer is there whole, drop it."""
+    def publish(self, staging: Path, diff_id: Digest, index: LayerIndex) -> None:
+        """Put the finished directory ``staging`` in its place, durably; if the layer is there whole, drop it.
+
+        ``index`` is what its index file holds, and remembered.
+        """
         with os_errors(f"layer {diff_id}"):
             self._root.mkdir(parents=True, exist_ok=True)
             fsync_dir(staging)
@@ -62,6 +65,8 @@ class LayerStore:
                     renameat2(os.fsencode(staging), os.fsencode(self.path(diff_id)), RENAME_EXCHANGE)
                 shutil.rmtree(staging)
             fsync_dir(self._root)
+        with self._lock:
+            self._remember(diff_id, self._alive.get(diff_id) or index)
 
     def replace(self, staging: Path, diff_id: Digest) -> None:
         """Exchange ``staging`` and a damaged layer, durably: whoever reads sees the one or the other."""
@@ -76,12 +81,15 @@ class LayerStore:
             found = self._alive.get(diff_id)
             if found is None:
                 found = self._load(diff_id)
-                self._alive[diff_id] = found
-            self._recent[diff_id] = found
-            self._recent.move_to_end(diff_id)
-            while len(self._recent) > _KEPT_INDEXES:
-                self._recent.popitem(last=False)
+            self._remember(diff_id, found)
             return found
+
+    def _remember(self, diff_id: Digest, index: LayerIndex) -> None:
+        self._alive[diff_id] = index
+        self._recent[diff_id] = index
+        self._recent.move_to_end(diff_id)
+        while len(self._recent) > _KEPT_INDEXES:
+            self._recent.popitem(last=False)
 
     def digested_index(self, diff_id: Digest) -> LayerIndex:
         """As ``index``, but read anew if the one at hand has no digests of files and the one on disk does."""
@@ -106,13 +114,17 @@ class LayerStore:
         return TarSource(str(diff_id), lambda: self.tar(diff_id, size=size), index.digests)
 
     def tree(self, diff_ids: Sequence[Digest], *, limits: Limits = DEFAULT_LIMITS) -> MergedTree:
-        """The merged tree of a stack of layers, bottom first. The one that was asked for last is kept."""
+        """The merged tree of a stack of layers, bottom first.
+
+        The one that was asked for last is kept; of a stack that stands on it only the layers above are applied.
+        """
         wanted = tuple(diff_ids)
         with self._lock:
             kept, tree = self._tree
-        if kept == wanted and tree.limits == limits:
-            return tree
-        tree = self.trees(diff_ids, limits=limits)[-1] if diff_ids else MergedTree(limits=limits)
+        if tree.limits != limits or kept != wanted[: len(kept)]:
+            kept, tree = (), MergedTree(limits=limits)
+        for diff_id in wanted[len(kept) :]:
+            tree = tree.apply(self.index(diff_id), self.source(diff_id))
         with self._lock:
             self._tree = (wanted, tree)
         return tree

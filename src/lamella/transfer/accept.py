@@ -198,7 +198,7 @@ def _index(graph: Graph, content: LocalContent, lease: Lease, blob: Descriptor) 
     if layer.compression is Compression.NONE:
         _share(content, blob.digest, staging / TAR_NAME)
     lease.hold(layer.diff_id)
-    graph.layers.publish(staging, layer.diff_id)
+    graph.layers.publish(staging, layer.diff_id, layer.index)
     graph.catalog.set_blob_diff(blob.digest, layer.diff_id)
     return layer.diff_id
 

@@ -149,7 +149,7 @@ class StoreSink:
         if plain:
             self._content.adopt(staging / TAR_NAME, descriptor.digest, descriptor.size, keep=True)
         self._lease.hold(layer.diff_id)
-        self._graph.layers.publish(staging, layer.diff_id)
+        self._graph.layers.publish(staging, layer.diff_id, layer.index)
         self._graph.catalog.set_blob_diff(descriptor.digest, layer.diff_id)
         with self._lock:
             self._written.add(layer.diff_id)

@@ -73,7 +73,7 @@ def _rebuild(
     if graph.layers.path(diff_id).exists():
         graph.layers.replace(staging, diff_id)
     else:
-        graph.layers.publish(staging, diff_id)
+        graph.layers.publish(staging, diff_id, layer.index)
 
 
 def _had_digests(index: Path) -> bool:
