@@ -24,7 +24,7 @@ class Writeback:
         self._begun = 0
         self._ranges: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._running = False
+        self._running = self._stopped = False
 
     def grown(self, size: int) -> None:
         """Say that the file has ``size`` bytes now."""
@@ -37,14 +37,19 @@ class Writeback:
         self._begun = size
 
     def stop(self) -> None:
-        """End the thread; to be called before the file is closed. Raises nothing."""
+        """End the thread; to be called before the file is closed. Raises nothing.
+
+        What is still waiting to be begun is left to the kernel: whoever gives up does not wait for the disk.
+        """
         if self._running:
             self._running = False
+            self._stopped = True
             self._ranges.put(None)
             self._ended.get()
 
     def _run(self) -> None:
         while (wanted := self._ranges.get()) is not None:
-            with suppress(OSError):  # the owner's fsync meets it too, and says so
-                syscalls.sync_file_range(self._fd, *wanted)
+            if not self._stopped:
+                with suppress(OSError):  # the owner's fsync meets it too, and says so
+                    syscalls.sync_file_range(self._fd, *wanted)
         self._ended.put(None)
