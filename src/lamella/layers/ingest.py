@@ -105,7 +105,7 @@ class _Pass:
         self._blob = Background(blob_sink)
         self._ahead: Ahead | None = None
         self._tar = -1
-        self._tar_size = self._written = 0
+        self._tar_size = 0
         self._writeback: Writeback | None = None
         self._chunk = b""
         self._at = 0
@@ -171,7 +171,6 @@ class _Pass:
         data = self._ahead.take()
         if data:
             self._kept.put(data)
-            self._tar_size += len(data)
         return data
 
     def _keep(self, data: bytes) -> None:
@@ -181,8 +180,8 @@ class _Pass:
         while view:
             view = view[os.write(self._tar, view) :]
         self._hash.update(data)
-        self._written += len(data)
-        self._writeback.grown(self._written)
+        self._tar_size += len(data)
+        self._writeback.grown(self._tar_size)
 
     def _drain(self) -> None:
         """What stands behind the end of the archive belongs to the layer's digest, and to nothing else."""
