@@ -47,6 +47,16 @@ def same(place, diff_ids):
 # -- equal to what is extracted
 
 
+def test_a_tree_that_stands_on_the_last_one_is_the_same_as_one_made_anew(place):
+    one = place.of_members(member("d", tarfile.DIRTYPE), (member("d/a"), b"a"), (member("d/b"), b"b"))
+    two = place.of_members(member("d/.wh.a"), (member("d/c"), b"c"))
+    three = place.of_members((member("d/b"), b"other"), member("e", tarfile.LNKTYPE, linkname="d/c"))
+    for stack in ([one], [one, two], [one, two, three], [one, two], [two], [one], [two, one]):
+        kept = [(path, node.entry, node.layer) for path, node in place.layers.tree(stack).walk()]
+        anew = [(path, node.entry, node.layer) for path, node in place.layers.trees(stack)[-1].walk()]
+        assert kept == anew
+
+
 @needs_tool("tar")
 def test_random_trees(disk):
     @settings(max_examples=40)

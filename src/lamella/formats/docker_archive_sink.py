@@ -164,15 +164,8 @@ class DockerArchiveSink(ArchiveSink):
     def _image(self, manifest: Manifest) -> _Image:
         raw = self._spool.read(manifest.config.digest, "image config", self._limits.document_bytes)
         config = ImageConfig.parse(raw, limits=self._limits)
-        if len(manifest.layers) != len(config.diff_ids):
-            raise Integrity(
-                f"the manifest has {len(manifest.layers)} layers, the config {len(config.diff_ids)}",
-                code="layer-count-mismatch",
-                subject=f"image {config.id.short}",
-            )
-        layers = tuple(
-            self._layer(layer, diff_id) for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
-        )
+        pairs = manifest.paired(config, f"image {config.id.short}")
+        layers = tuple(self._layer(layer, diff_id) for layer, diff_id in pairs)
         return _Image(config, layers, None, tuple(kept_chain(manifest, limits=self._limits)))
 
     def _layer(self, layer: Descriptor, diff_id: Digest) -> Digest:

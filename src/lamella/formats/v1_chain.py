@@ -45,12 +45,7 @@ def chain_of(
     raw = spool.read(manifest.config.digest, "image config", limits.document_bytes)
     config = ImageConfig.parse(raw, limits=limits)
     subject = f"image {config.id.short}"
-    if len(config.diff_ids) != len(manifest.layers):
-        raise Integrity(
-            f"the manifest has {len(manifest.layers)} layers, the config {len(config.diff_ids)}",
-            code="layer-count-mismatch",
-            subject=subject,
-        )
+    manifest.paired(config, subject)
     kept = kept_chain(manifest, limits=limits)
     records = v1_records(config, kept)
     if not records:

@@ -208,13 +208,7 @@ class Graph:
         """
         config = ImageConfig.parse(self.read_document(manifest.config.digest), limits=self.limits)
         subject = f"image {manifest.descriptor.digest}"
-        if len(config.diff_ids) != len(manifest.layers):
-            raise Integrity(
-                f"the config names {len(config.diff_ids)} layers, the manifest {len(manifest.layers)}",
-                code="layer-count-mismatch",
-                subject=subject,
-            )
-        for blob, promised in zip(manifest.layers, config.diff_ids, strict=True):
+        for blob, promised in manifest.paired(config, subject):
             actual = unpacks_to(blob)
             if actual != promised:
                 raise Integrity(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from lamella.errors import InvalidInput, ResourceExhausted, Unsupported
+from lamella.errors import Integrity, InvalidInput, ResourceExhausted, Unsupported
 from lamella.spec import jsondoc, media
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest, chain_ids
@@ -85,6 +85,19 @@ class Manifest:
             jsondoc.optional(obj, "artifactType", str, what) or "",
             jsondoc.string_map(obj, "annotations", what),
         )
+
+    def paired(self, config: ImageConfig, subject: str) -> list[tuple[Descriptor, Digest]]:
+        """Each layer with the diff_id that the image's config promises for it.
+
+        Raises Integrity (``layer-count-mismatch``), naming ``subject``, when there are more of one than of the other.
+        """
+        if len(self.layers) != len(config.diff_ids):
+            raise Integrity(
+                f"the manifest has {len(self.layers)} layers, the config {len(config.diff_ids)}",
+                code="layer-count-mismatch",
+                subject=subject,
+            )
+        return list(zip(self.layers, config.diff_ids, strict=True))
 
     @property
     def descriptor(self) -> Descriptor:
