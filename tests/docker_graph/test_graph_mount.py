@@ -12,6 +12,7 @@ from graph_support import image, layer
 
 from _machine import place_for_all, run_as_nobody
 from lamella import TreeView, errors
+from lamella._sys import mountinfo
 from lamella.formats.docker_graph import Graph, GraphForm, Record, union
 from lamella.formats.docker_graph.union import Branch, mounted, unmount
 from lamella.mounts.model import Form
@@ -28,12 +29,9 @@ def place():
         yield directory
 
 
-STACKING = ["overlay", "fuse-overlayfs", "copy", "aufs"]
-
-
-@pytest.fixture(params=STACKING)
-def stacking(request, disk):
-    """A driver that stacks directories and works here."""
+@pytest.fixture(params=["overlay", "erofs", "fuse", "fuse-overlayfs", "copy", "aufs"])
+def any_driver(request, disk):
+    """A driver that works here."""
     needs.driver(request.param, disk)
     return request.param
 
@@ -57,13 +55,13 @@ def stack(request, disk):
 
 @needs_root
 class TestMounting:
-    def test_everything(self, stack, stacking, disk):
+    def test_everything(self, stack, any_driver, disk):
         """docker's TestMount, and what it did not look at."""
         root, rw = disk / "rootfs", disk / "rw"
         assert not mounted(root)
-        done = stack.mount(root, rw, driver=stacking)
+        done = stack.mount(root, rw, driver=any_driver)
         try:
-            assert done.driver == stacking
+            assert done.driver == any_driver
             assert mounted(root)
             assert_same(read_directory(done.root, hidden=["trusted.", "user."]), read_view(TreeView(stack.tree())))
             assert [str(change) for change in stack.changes(rw)] == []
@@ -76,9 +74,9 @@ class TestMounting:
             expected = ["C /d", "D /d/a", "C /d/c", "A /new", "C /opq", "D /opq/new"]
             assert [str(change) for change in stack.changes(rw)] == expected
             with pytest.raises(errors.FailedPrecondition, match=f"{root} is already mounted"):
-                stack.mount(root, rw, driver=stacking)
+                stack.mount(root, rw, driver=any_driver)
             with pytest.raises(errors.FailedPrecondition):
-                stack.mount(disk / "elsewhere", rw, driver=stacking)
+                stack.mount(disk / "elsewhere", rw, driver=any_driver)
         finally:
             unmount(root)
         assert not mounted(root)
@@ -201,10 +199,28 @@ class TestMounting:
         assert mounted(disk / "rootfs")
         unmount(disk / "rootfs")
 
-    def test_drivers_that_mount_images_in_place_take_no_directories(self, stack, disk):
-        needs.driver("erofs", disk)
-        with pytest.raises(errors.Unsupported, match="mounts images"):
-            stack.mount(disk / "rootfs", disk / "rw", driver="erofs")
+    @pytest.mark.parametrize("driver", ["erofs", "fuse"])
+    def test_an_image_that_a_killed_mount_left_is_made_anew(self, stack, disk, driver):
+        needs.driver(driver, disk)
+        root, rw = disk / "rootfs", disk / "rw"
+        script = (
+            "import os, sys; from pathlib import Path; from lamella.formats.docker_graph import Graph, union;"
+            "place, id, driver = Path(sys.argv[1]), *sys.argv[2:]; graph = Graph.open(place / 'graph');"
+            "write = union.write_atomic; die = lambda *_, **__: os.kill(os.getpid(), 9);"
+            "union.write_atomic = lambda at, *a, **k: (die if at.name == '.rootfs.mount' else write)(at, *a, **k);"
+            "graph.get(id).mount(place / 'rootfs', place / 'rw', driver=driver)"
+        )
+        killed = subprocess.run([sys.executable, "-c", script, disk, stack.id, driver], check=False)
+        assert killed.returncode == -9
+        assert mounted(root)
+        unmount(root)
+        done = stack.mount(root, rw, driver=driver)
+        try:
+            assert (done.root / "d/c").read_text() == "c"
+        finally:
+            unmount(root)
+        assert sorted(os.listdir(disk / ".rw.union")) == ["form"]
+        assert not [point for point in mountinfo.mount_points() if point.target.is_relative_to(disk)]
 
     def test_nothing_to_mount(self, disk):
         from lamella.formats.docker_graph.union import mount

@@ -248,10 +248,17 @@ def test_what_the_format_cannot_hold_is_refused_by_name(entry, code):
     assert (refused.value.code, refused.value.entry) == (code, entry.path)
 
 
-def test_a_directory_of_the_host_is_no_device(disk):
-    with pytest.raises(Unsupported) as refused:
-        _written(_tree(Entry(b"f", Kind.REGULAR, size=5), source=HostSource(disk)))
-    assert refused.value.code == "erofs-source"
+def test_files_of_a_directory_of_the_host_go_to_the_side_file(disk):
+    (disk / "f").write_bytes(b"hello")
+    with open(disk / "holes", "wb") as file:
+        file.seek(1 << 30)
+        file.write(b"end")
+    entries = (Entry(b"f", Kind.REGULAR, size=5), Entry(b"holes", Kind.REGULAR, size=(1 << 30) + 3))
+    _, side, layout = _written(_tree(*entries, source=HostSource(disk)))
+    assert layout.devices == ()
+    assert layout.side_size == len(side) < 1 << 20
+    assert side.startswith(b"hello".ljust(512, b"\0"))
+    assert b"end" in side
 
 
 def test_a_directory_of_100_000_entries(place):

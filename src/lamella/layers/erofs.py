@@ -3,7 +3,8 @@
 Format: the kernel's ``fs/erofs/erofs_fs.h``. The file holds inodes, directories, links and xattrs; the content of
 regular files stays where it lies, in the uncompressed layer tars, which are given to the mount as extra devices. Blocks
 are 512 bytes, as tar aligns members, so a file is one chunk that names its device and its first block. What is not
-contiguous in its tar (sparse files) is copied into a side file, the last device, holes left out.
+contiguous in its tar (sparse files), or in no tar at all (files of a directory that was scanned), is copied into a side
+file, the last device, holes left out.
 
     0      1024         1152           a block, 4096 at least
     | zero | superblock | device slots | inodes | directories and long links | shared xattrs |
@@ -20,12 +21,14 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from operator import itemgetter
 from typing import BinaryIO
 
 from lamella.errors import Unsupported, printable
 from lamella.layers.entry import Entry, Kind
 from lamella.layers.override import as_user
 from lamella.layers.sources import TarSource
+from lamella.layers.sparse import find_segments
 from lamella.layers.tree import MergedTree, Node
 from lamella.layers.xattrs import is_users, not_shown, written_name
 from lamella.mounts.model import Form
@@ -114,7 +117,7 @@ class ErofsLayout:
 def write_erofs(
     tree: MergedTree, out: BinaryIO, side: BinaryIO, *, form: Form = Form.OVERLAY, uuid: bytes = bytes(16)
 ) -> ErofsLayout:
-    """Write the metadata of ``tree`` to ``out`` and what is not contiguous in a tar to ``side``, both empty.
+    """Write the metadata of ``tree`` to ``out`` and what does not lie contiguous in a tar to ``side``, both empty.
 
     It is made to lie under an overlay of ``form``: xattrs that would steer that are escaped. For OVERLAY_USER, files
     are what a caller without root extracts, owner 0 being the caller. Raises Unsupported (``erofs-*``), naming the
@@ -381,16 +384,18 @@ class _Devices:
         self.layers: list[int] = []
 
     def number(self, layer: int, entry: Entry) -> int:
-        """The device to read a contiguous file from; 0 when its last block is not a whole one of the tar."""
-        number = self._by_layer[layer] or self._add(layer)
+        """The device to read a contiguous file from; 0 when it is in no tar, or its last block is not a whole one."""
+        number = self._by_layer[layer]
+        if not number:
+            source = self._tree.sources[layer]
+            if not isinstance(source, TarSource):
+                return 0
+            number = self._add(layer, source)
         if entry.offset + entry.size > self._ends[number]:
             return 0
         return number
 
-    def _add(self, layer: int) -> int:
-        source = self._tree.sources[layer]
-        if not isinstance(source, TarSource):
-            raise Unsupported("only layers can be mounted in place", code="erofs-source", layer=source.label)
+    def _add(self, layer: int, source: TarSource) -> int:
         number = self._by_label.get(source.label)
         if number is None:
             fd = source.open_tar()
@@ -411,7 +416,7 @@ class _Devices:
 
 
 class _SideFile:
-    """Takes what is not contiguous in its tar, in chunks that hold data; the holes between are left out."""
+    """Takes what does not lie contiguous in a tar, in chunks that hold data; the holes between are left out."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
@@ -433,7 +438,6 @@ class _SideFile:
 
     def copy(self, tree: MergedTree, entry: Entry, layer: int) -> tuple[int, list[int]]:
         """Copy the data of a file; return the size of its chunks, as a power of two blocks, and the block of each."""
-        segments = [s for s in entry.sparse if s[1]] if entry.sparse is not None else [(0, entry.size)]
         bits = _SPARSE_CHUNK_BITS
         while entry.size > (BLOCK << bits) * _SPARSE_CHUNKS:
             bits += 1
@@ -441,8 +445,10 @@ class _SideFile:
             raise Unsupported("a sparse file over 16 TiB", code="erofs-sparse", entry=entry.path)
         chunk = BLOCK << bits
         blocks = [_NO_BLOCK] * -(-entry.size // chunk)
-        with tree.sources[layer].open(entry) as content:
-            for start, length in segments:
+        source = tree.sources[layer]
+        with source.open(entry) as content:
+            found = entry.sparse if isinstance(source, TarSource) else find_segments(content, entry.size)
+            for start, length in ((0, entry.size),) if found is None else filter(itemgetter(1), found):
                 for number in range(start // chunk, -(-(start + length) // chunk)):
                     if blocks[number] == _NO_BLOCK:
                         blocks[number] = self._at // BLOCK

@@ -1,7 +1,8 @@
 """Mounting an image of a graph the way of 2013, ``rootfs`` over ``rw`` over its layers, and what ``rw`` changed.
 
 Where the kernel has AUFS the call is that of 0.4.0, to the letter, and ``rw`` is an AUFS branch. Elsewhere the first
-driver that works shows the same union: layers that hold whiteouts are translated, ``rw`` takes the form of that driver.
+driver that stacks directories shows the same union: layers that hold whiteouts are translated, ``rw`` takes the form of
+that driver. One that mounts images is given one that all layers are copied into, when it is asked for.
 Which one, and what the driver needs, is kept beside ``rw`` (``.rw.union``); beside ``rootfs`` stands how it was mounted
 (``.rootfs.mount``), so that any process can unmount it.
 """
@@ -14,23 +15,26 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from lamella._sys import mountinfo
 from lamella._sys.files import fsync_dir, os_errors, remove_tree, sync_tree, write_atomic
 from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.archive import whiteouts
-from lamella.errors import FailedPrecondition, InvalidInput, NotFound, Unsupported
+from lamella.errors import FailedPrecondition, InvalidInput, NotFound
 from lamella.formats.docker_graph import gojson
 from lamella.formats.docker_graph.layout import read_file
 from lamella.layers.aufs import branch_trees
 from lamella.layers.compare import Change, compare
+from lamella.layers.erofs import write_erofs
 from lamella.layers.extract import dress_directory, extract
 from lamella.layers.scan import scan
 from lamella.layers.tree import MergedTree
 from lamella.layers.write import write_layer
+from lamella.mounts import image_mounts
 from lamella.mounts import mount as mounting
 from lamella.mounts.checks import record
-from lamella.mounts.model import Driver, Form, Mount, Mounted
+from lamella.mounts.model import Driver, ErofsImage, Form, Mount, Mounted
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
 
@@ -81,10 +85,7 @@ def choose(at: Path, forced: str | None = None) -> Driver:
         aufs = mounting.driver("aufs")
         if aufs.probe(at).ok:
             return aufs
-    chosen = mounting.choose(at, forced, in_place=False)
-    if chosen.in_place:
-        raise Unsupported("it mounts images, not directories", code="graph-driver", subject=f"driver {chosen.name}")
-    return chosen
+    return mounting.choose(at, forced, in_place=False)
 
 
 def mounted(root: Path) -> bool:
@@ -223,6 +224,7 @@ class Branch:
     def release(self) -> None:
         """Remove what only a mount needs."""
         with os_errors(str(self._side)):
+            self._drop_image()
             for name in ("lowers", "work", "fresh"):
                 remove_tree(self._side / name)
 
@@ -236,8 +238,30 @@ class Branch:
             work = self._side / "work"
             remove_tree(work)
             work.mkdir(mode=0o700)
+            self._drop_image()
+            if driver.in_place:
+                return Mount(driver.name, (), self.rw, work, self._image(layers, driver.form, progress))
             lowers = self._translated(layers, driver.form, progress)
         return Mount(driver.name, tuple(reversed(lowers)), self.rw, work)
+
+    def _image(self, layers: Sequence[Path], form: Form, progress: Progress) -> ErofsImage:
+        """The union of the layers as one image: the metadata, and beside it what the files hold."""
+        directory = self._side / "image"
+        metadata, content, at = (directory / name for name in ("metadata", "content", "mnt"))
+        at.mkdir(mode=0o700, parents=True)
+        with open(metadata, "xb") as out, open(content, "xb") as side:
+            # Of an image of its own each time: an overlay notes in its upper by uuid and inode what it copied up.
+            layout = write_erofs(branch_trees(layers, None)[0], out, side, form=form, uuid=uuid4().bytes)
+        for note in layout.notes:
+            progress.note(note)
+        return ErofsImage(metadata, (content,) if layout.side_size else (), at)
+
+    def _drop_image(self) -> None:
+        """Remove the image that a mount stood on, which a killed process can have left mounted."""
+        directory = self._side / "image"
+        if directory.is_dir():
+            image_mounts.drop(directory / "mnt")
+            remove_tree(directory)
 
     def _translated(self, layers: Sequence[Path], form: Form, progress: Progress) -> list[Path]:
         """The layers for an overlay, bottom first: as they are where they hold no marks, else as copies that do."""

@@ -11,8 +11,7 @@ from lamella.archive.compression import Compression, CompressWriter
 from lamella.layers.aufs import branch_trees
 from lamella.layers.compare import Change, ChangeKind, compare
 from lamella.layers.extract import extract
-from lamella.layers.index import LayerIndex
-from lamella.layers.ingest import INDEX_NAME, TAR_NAME, ingest_layer
+from lamella.layers.ingest import TAR_NAME, ingest_layer
 from lamella.layers.sources import TarSource
 from lamella.layers.tree import MergedTree
 from lamella.layers.write import write_layer
@@ -50,8 +49,7 @@ def unpack(
         else:
             with open(staging / _BLOB, "xb") as blob:
                 found = ingest_layer(layer, staging, blob.write, limits=limits, progress=progress, key=key)
-            index = LayerIndex.load(staging / INDEX_NAME)
-            tree = below.apply(index, TarSource(key or str(target), lambda: staging / TAR_NAME))
+            tree = below.apply(found.index, TarSource(key or str(target), lambda: staging / TAR_NAME))
         form = Form.PLAIN if whole else Form.AUFS
         extract(None if whole else below, tree, target, form, progress=progress, key=key)
         size = content_size(below, tree, changes_between(below, tree))
