@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import io
 import lzma
+import subprocess
 import tarfile
 
 import pytest
 
 from lamella import errors
 from lamella.formats.docker_graph import checksum, tarsum
+from support.needs import needs_tool
 
 WHO = {"uid": 1000, "gid": 1000, "uname": "slartibartfast", "gname": "users"}
 ONE = {
@@ -27,17 +29,17 @@ ONE = {
 }
 
 
-def archive(*members, form=tarfile.PAX_FORMAT):
-    """An archive of (name, content, attributes, pax headers)."""
+def archive(*members, pax=None):
+    """An archive of (name, content, attributes, xattrs), each with the ``pax`` records."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as writer:
-        for name, content, attributes, pax in members:
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as writer:
+        for name, content, attributes, xattrs in members:
             info = tarfile.TarInfo(name)
             info.mode = info.mtime = 0
             info.size = len(content)
             for key, value in attributes.items():
                 setattr(info, key, value)
-            info.pax_headers = {f"SCHILY.xattr.{key}": value for key, value in pax.items()}
+            info.pax_headers = {f"SCHILY.xattr.{key}": value for key, value in xattrs.items()} | (pax or {})
             writer.addfile(info, io.BytesIO(content))
     out.seek(0)
     return out
@@ -129,6 +131,35 @@ def test_the_time_counts_in_whole_seconds_only_in_version_0():
     members = [("a", b"", {"mtime": time}, {}) for time in (7, 7.5, 8)]
     assert len({tarsum(archive(member)) for member in members}) == 2
     assert len({tarsum(archive(member), version="1") for member in members}) == 1
+
+
+@needs_tool("tar")
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_the_holes_of_a_sparse_file_count_as_the_zeros_that_they_are(tmp_path, version):
+    with open(tmp_path / "file", "wb") as file:
+        for start in (0, 1 << 20, 3 << 20):
+            file.seek(start)
+            file.write(b"data" * 1024)
+        file.truncate(4 << 20)
+
+    def made(*options):
+        command = ["tar", "-C", tmp_path, "--format=posix", "--pax-option=delete=?time", *options, "-cf-", "file"]
+        return subprocess.run(command, capture_output=True, check=True).stdout
+
+    plain, sparse = made(), made("--sparse", f"--sparse-version={version}")
+    assert len(sparse) < len(plain) / 4
+    assert tarsum(io.BytesIO(sparse)) == tarsum(io.BytesIO(plain))
+
+
+def test_a_sparse_file_of_holes_only_is_hashed_to_its_end_or_refused():
+    def hollow(size):
+        return archive(("a", b"", {}, {}), pax={"GNU.sparse.map": f"{size},0", "GNU.sparse.size": str(size)})
+
+    zeros = archive(("a", bytes(700_000), {}, {}))
+    assert tarsum(hollow(700_000)) == tarsum(zeros)
+    with pytest.raises(errors.ResourceExhausted) as caught:
+        tarsum(hollow(1 << 62))
+    assert caught.value.code == "layer-size"
 
 
 def test_sums_of_nothing_known():

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lamella.archive.compression import DecompressReader
 from lamella.archive.member import Member, MemberType
 from lamella.archive.tar import TarScanner
 from lamella.archive.tar_header import text
-from lamella.errors import InvalidInput
+from lamella.errors import InvalidInput, ResourceExhausted
 from lamella.spec.endpoint import Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 TarSumVersion = Literal["0", "1", "dev"]
 
 _LABELS: dict[str, str] = {"0": "tarsum", "1": "tarsum.v1", "dev": "tarsum.dev"}
 _ALGORITHMS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
 _CHUNK = 256 << 10
+_ZEROS = bytes(_CHUNK)
 _SECOND = 1_000_000_000
 
 
@@ -47,7 +51,8 @@ def tarsum(
 ) -> str:
     """The TarSum of a layer (compressed or not; read, not closed) with ``extra``, the record of its image.
 
-    Raises InvalidInput for an unknown version or algorithm, and what reading a damaged archive raises.
+    Raises InvalidInput for an unknown version or algorithm, ResourceExhausted (``layer-size``) for sparse files with
+    more bytes in holes than ``limits`` lets a layer have, and what reading a damaged archive raises.
     """
     if version not in _LABELS:
         raise InvalidInput(f"no version of TarSum: {version!r}", code="tarsum-version")
@@ -88,32 +93,75 @@ class _Sums:
         self._version, self._algorithm = version, algorithm
         self._scanner = TarScanner(self._read, limits=limits)
         self._offset = 0
-        self._body = hashlib.new(algorithm)
+        self._holes_left = limits.layer_bytes
+        self._body: _Body | None = None
         self._from = self._until = 0
 
     def run(self) -> list[_Sum]:
         sums: list[_Sum] = []
-        name: bytes | None = None
         for member in self._scanner:
-            if name is not None:
-                sums.append(_Sum(name, self._body.hexdigest(), len(sums)))
-            name = member.name.removeprefix(b"./").rstrip(b"/")
-            self._body = hashlib.new(self._algorithm, _headers(self._scanner, member, self._version))
+            self._end_member(sums)
+            self._check_holes(member)
+            digest = hashlib.new(self._algorithm, _headers(self._scanner, member, self._version))
+            self._body = _Body(digest, member)
             self._from, self._until = member.data_offset, member.data_offset + member.stored_size
-        if name is not None:
-            sums.append(_Sum(name, self._body.hexdigest(), len(sums)))
+        self._end_member(sums)
         while self._stream.read(_CHUNK):
             pass  # the end of a compressed stream vouches for the rest of it
         return sums
+
+    def _end_member(self, sums: list[_Sum]) -> None:
+        if self._body is not None:
+            sums.append(_Sum(self._body.name, self._body.hexdigest(), len(sums)))
+
+    def _check_holes(self, member: Member) -> None:
+        """Count the zeros that no byte of the archive stands for: a header alone can ask for any number of them."""
+        if member.sparse is None:
+            return
+        self._holes_left -= member.size - member.stored_size
+        if self._holes_left < 0:
+            raise ResourceExhausted("holes of more bytes than a layer may have", code="layer-size", entry=member.name)
 
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)
         start = max(self._from - self._offset, 0)
         end = self._until - self._offset
-        if start < end and start < len(data):
+        if self._body is not None and start < end and start < len(data):
             self._body.update(data[start:end])
         self._offset += len(data)
         return data
+
+
+class _Body:
+    """The digest of a member, fed with its stored bytes in order; the holes of a sparse file count as zeros."""
+
+    def __init__(self, digest: _Hash, member: Member) -> None:
+        self.name = member.name.removeprefix(b"./").rstrip(b"/")
+        self._digest = digest
+        self._pieces = iter(((0, member.stored_size),) if member.sparse is None else member.sparse)
+        self._size = member.size
+        self._at = self._left = 0
+
+    def update(self, data: bytes) -> None:
+        while data:
+            if not self._left:
+                start, self._left = next(self._pieces)
+                self._zeros(start)
+            taken = data[: self._left]
+            self._digest.update(taken)
+            self._at += len(taken)
+            self._left -= len(taken)
+            data = data[len(taken) :]
+
+    def hexdigest(self) -> str:
+        self._zeros(self._size)
+        return self._digest.hexdigest()
+
+    def _zeros(self, until: int) -> None:
+        while self._at < until:
+            piece = _ZEROS[: until - self._at]
+            self._digest.update(piece)
+            self._at += len(piece)
 
 
 def _headers(scanner: TarScanner, member: Member, version: str) -> bytes:
