@@ -162,6 +162,27 @@ def test_a_sparse_file_of_holes_only_is_hashed_to_its_end_or_refused():
     assert caught.value.code == "layer-size"
 
 
+@pytest.mark.parametrize(
+    ("flag", "name", "field", "mode", "size"),
+    [
+        (b"1", b"h", b"00000010000\0", b"0000644\0", 4096),  # star and cpio give a link the size of its target
+        (b"2", b"s", b"00000000005\0", b"0000777\0", 5),
+        (b"5", b"d/", b"00000010000\0", b"0040755\0", 4096),
+        (b"5", b"d", b"\x80" + bytes(10) + b"\x07", b"\x80" + bytes(5) + b"\x81\xa4", 7),
+        (b"6", b"p", b"no number  \0", b"0000644\0", 0),
+    ],
+)
+def test_sizes_and_modes_count_as_they_are_written(flag, name, field, mode, size):
+    blank = name.ljust(100, b"\0") + mode + b"0000000\x000000000\0" + field + b"00000000000\0" + 8 * b" " + flag
+    blank += bytes(100) + b"ustar\x0000" + bytes(247)
+    header = blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]
+    number = int.from_bytes(mode[1:], "big") if mode[0] == 0x80 else int(mode[:7], 8)
+    fields = b"name%bmode%duid0gid0size%dmtime0typeflag%blinknameunamegnamedevmajor0devminor0"
+    entry = hashlib.sha256(fields % (name, number, size, flag)).hexdigest()
+    expected = hashlib.sha256(entry.encode()).hexdigest()
+    assert tarsum(io.BytesIO(header + bytes(1024))) == f"tarsum+sha256:{expected}"
+
+
 def test_sums_of_nothing_known():
     with pytest.raises(errors.InvalidInput):
         tarsum(io.BytesIO(b""), version="2")

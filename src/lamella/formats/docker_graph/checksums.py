@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from lamella.archive.compression import DecompressReader
 from lamella.archive.member import Member, MemberType
 from lamella.archive.tar import TarScanner
-from lamella.archive.tar_header import text
+from lamella.archive.tar_header import number, text
 from lamella.errors import InvalidInput, ResourceExhausted
 from lamella.spec.endpoint import Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
@@ -170,10 +170,10 @@ def _headers(scanner: TarScanner, member: Member, version: str) -> bytes:
     is_link = member.type in (MemberType.HARDLINK, MemberType.SYMLINK)
     fields: list[tuple[bytes, bytes | int]] = [
         (b"name", member.name),
-        (b"mode", _whole_mode(block, member)),
+        (b"mode", number(block[100:108])),  # all of it: docker's own archives have had the bits of the type there
         (b"uid", member.uid),
         (b"gid", member.gid),
-        (b"size", member.size),
+        (b"size", _size(block, member)),
         (b"mtime", member.mtime // _SECOND),
         (b"typeflag", block[156:157]),
         (b"linkname", member.linkname if is_link else text(block[157:257])),
@@ -189,7 +189,11 @@ def _headers(scanner: TarScanner, member: Member, version: str) -> bytes:
     return b"".join(key + (value if isinstance(value, bytes) else b"%d" % value) for key, value in fields)
 
 
-def _whole_mode(block: bytes, member: Member) -> int:
-    """The mode as it is written, the type bits that docker's own archives have included."""
-    digits = block[100:108].strip(b" \0")
-    return int(digits, 8) if digits.isdigit() else member.mode
+def _size(block: bytes, member: Member) -> int:
+    """The size as it is written, which for what has no data (links, directories) need not be zero, nor a number."""
+    if member.type is MemberType.REGULAR:
+        return member.size
+    try:
+        return member.stored_size or number(block[124:136])
+    except ValueError:
+        return 0
