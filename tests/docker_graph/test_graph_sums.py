@@ -122,6 +122,12 @@ def test_names_that_come_twice_stay_apart_and_in_order():
     assert len({tarsum(archive(*members)) for members in ([first], [first, second], [second, first], [second])}) == 4
 
 
+@pytest.mark.parametrize("other", ["a", "/a", ".//a", "b/../a", "../a", "a/."])
+def test_one_name_in_two_spellings_comes_twice(other):
+    first, second = ("./a", b"1", {}, {}), (other, b"2", {}, {})
+    assert tarsum(archive(first, second)) != tarsum(archive(second, first))
+
+
 def test_owners_in_extended_headers():
     long = {**WHO, "uname": "u" * 40}
     assert tarsum(archive(("a", b"", long, {}))) != tarsum(archive(("a", b"", {**WHO, "uname": "u" * 32}, {})))

@@ -7,6 +7,7 @@ They are computed so that what was published with them can be checked; nothing o
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -136,7 +137,7 @@ class _Body:
     """The digest of a member, fed with its stored bytes in order; the holes of a sparse file count as zeros."""
 
     def __init__(self, digest: _Hash, member: Member) -> None:
-        self.name = member.name.removeprefix(b"./").rstrip(b"/")
+        self.name = posixpath.normpath(b"/" + member.name).lstrip(b"/")
         self._digest = digest
         self._pieces = iter(((0, member.stored_size),) if member.sparse is None else member.sparse)
         self._size = member.size
