@@ -122,6 +122,28 @@ def test_names_that_come_twice_stay_apart_and_in_order():
     assert len({tarsum(archive(*members)) for members in ([first], [first, second], [second, first], [second])}) == 4
 
 
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ((0, 1, 2, 3), "549b803ef3dfa13cad327e717cac8171913b801a24ab18b8c4fc0e2502073b8d"),
+        ((1, 0, 2, 3), "e76584c514ea2bec61a7d4a9c5cde73990335267b37a19a336506986dc5234c9"),
+        ((1, 2, 3, 0), "6350f1df7bebc304fa210644bfaaa9978dec785f54b6eb659470a627e14fe95b"),
+    ],
+)
+def test_a_name_that_comes_twice_among_others(order, expected):
+    """What docker's package of that name gives: with so few members its sort inserts one after the other."""
+    members = [("a", b"0", {}, {}), ("a", b"1", {}, {}), ("b", b"2", {}, {}), ("c", b"3", {}, {})]
+    assert tarsum(archive(*(members[number] for number in order))) == f"tarsum+sha256:{expected}"
+
+
+def test_a_name_that_comes_twice_among_many():
+    many = [(f"{number}", b"", {}, {}) for number in range(12)]
+    first, second = ("a", b"1", {}, {}), ("a", b"2", {}, {})
+    orders = [first, *many, second], [*reversed(many), first, second], [second, *many, first]
+    here, also_here, there = (tarsum(archive(*members)) for members in orders)
+    assert here == also_here != there
+
+
 @pytest.mark.parametrize("other", ["a", "/a", ".//a", "b/../a", "../a", "a/."])
 def test_one_name_in_two_spellings_comes_twice(other):
     first, second = ("./a", b"1", {}, {}), (other, b"2", {}, {})

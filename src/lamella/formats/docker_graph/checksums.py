@@ -27,6 +27,7 @@ TarSumVersion = Literal["0", "1", "dev"]
 _LABELS: dict[str, str] = {"0": "tarsum", "1": "tarsum.v1", "dev": "tarsum.dev"}
 _ALGORITHMS = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")
 _CHUNK = 256 << 10
+_FEW = 7
 _ZEROS = bytes(_CHUNK)
 _SECOND = 1_000_000_000
 
@@ -73,7 +74,28 @@ class _Sum:
 
 
 def _ordered(sums: list[_Sum]) -> list[_Sum]:
-    """By digest; but what has one name stays in the order of the archive, at the places that its digests have."""
+    """By digest; but what has one name by its place in the archive.
+
+    With a name twice among three or more that is no order, and what comes of it hangs on how one sorts. A few are
+    inserted one after the other here, as Go's sort did; with more, what has one name changes places among itself, and
+    no docker need agree.
+    """
+    if len({entry.name for entry in sums}) == len(sums):
+        return sorted(sums, key=lambda entry: entry.digest)
+    return _inserted(sums) if len(sums) <= _FEW else _rearranged(sums)
+
+
+def _inserted(sums: list[_Sum]) -> list[_Sum]:
+    result: list[_Sum] = []
+    for entry in sums:
+        at = len(result)
+        while at and result[at - 1].name != entry.name and entry.digest < result[at - 1].digest:
+            at -= 1
+        result.insert(at, entry)
+    return result
+
+
+def _rearranged(sums: list[_Sum]) -> list[_Sum]:
     result = sorted(sums, key=lambda entry: (entry.digest, entry.position))
     places: dict[bytes, list[int]] = {}
     for place, entry in enumerate(result):
