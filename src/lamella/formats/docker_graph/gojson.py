@@ -193,7 +193,7 @@ def object_of(value: Value, what: str) -> Object:
         return Object()
     if isinstance(value, Object):
         return value
-    raise _mismatch(value, "an object", what)
+    raise _mismatch(value, "struct", what)
 
 
 def _no_constant(text: str) -> Value:
@@ -218,7 +218,9 @@ def _mismatch(value: Value, wanted: str, what: str) -> InvalidInput:
         found = f"number {value[:40]}" if wanted == "int64" else "number"
     else:
         found = _KINDS.get(type(value), "null")
-    return InvalidInput(f"json: cannot unmarshal {found} into {what} of type {wanted}", code="graph-json-type")
+    return InvalidInput(
+        f"json: cannot unmarshal {found} into Go value of type {wanted} ({what})", code="graph-json-type"
+    )
 
 
 def _check_depth(value: Value, what: str, limit: int) -> None:
