@@ -446,6 +446,12 @@ class TestHistory:
                 act()
         assert [found.id for found in image("a" * 64).history()] == ["a" * 64]
 
+    def test_a_parent_with_an_id_of_the_first_months(self, any_graph):
+        old = any_graph.register(image("27cf784147099545"), layer(file("old")))
+        young = any_graph.register(image(parent=old.id), layer(file("young")))
+        found = Graph.open(any_graph.root).get(young.id)
+        assert [entry.id for entry in found.history()] == [young.id, "27cf784147099545"]
+
     def test_a_missing_parent_is_named(self, graph):
         base, child = chain(graph, 2)
         graph.delete(base.id, orphans=True)
