@@ -18,6 +18,7 @@ from lamella import errors
 from lamella.archive.compression import Compression
 from lamella.formats.docker_graph import Config, Graph, GraphForm, GraphImage, Record, generate_id
 from lamella.formats.docker_graph.image import json_path, layer_archive_path, layer_path
+from lamella.formats.docker_graph.sidefile import parse_repositories
 from support.building import directory, file, gone, hard_link, opaque, symlink, tar
 from support.trees import assert_same, read_directory, read_view
 
@@ -572,6 +573,14 @@ class TestChecksums:
         assert graph.checksums() == {"aaaa": "sha256:one", made.id: sum}
         assert (graph.root / "checksums.damaged-1").read_bytes() == damaged
         assert any("checksums is damaged, 1 checksums are used" in note for note in noted.notes)
+
+    @pytest.mark.timeout(60)
+    def test_damage_that_never_ends_a_string_is_gone_through_once(self, graph):
+        """Seconds at the worst, where every quotation mark was tried as a beginning for days."""
+        damaged = b'"aaaa":{"bbbb":"cccc","' + b'\\"' * 300_000
+        (graph.root / "checksums").write_bytes(damaged)
+        assert graph.checksums() == {"bbbb": "cccc"}
+        assert parse_repositories(damaged)[0] == {"aaaa": {"bbbb": "cccc"}}
 
     def test_many_at_once(self, graph):
         images = [graph.create(layer(file(str(number)))) for number in range(8)]

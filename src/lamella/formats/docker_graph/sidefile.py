@@ -16,7 +16,8 @@ from lamella.formats.docker_graph import gojson
 from lamella.formats.docker_graph.layout import read_file
 from lamella.spec.limits import DEFAULT_LIMITS
 
-_STRING = r'"(?:[^"\\\x00-\x1f]|\\.)*"'
+# No string begins at an escaped quotation mark: trying each would go through a string without an end once for each.
+_STRING = r'(?<!\\)"(?:[^"\\\x00-\x1f]|\\.)*"'
 _PAIR = re.compile(rf"({_STRING})\s*:\s*({_STRING})")
 _OPENING = re.compile(rf"({_STRING})\s*:\s*\{{")
 
