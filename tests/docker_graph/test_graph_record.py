@@ -84,6 +84,8 @@ class TestWriting:
 
     def test_escapes_of_other_versions_of_go(self):
         assert gojson.render("&\u2028\t", go=gojson.GO_1_1).decode() == '"&\u2028\\u0009"'
+        assert gojson.render("&\u2028\t", go=(1, 2)).decode() == r'"\u0026\u2028\u0009"'
+        assert gojson.render("\b\t", go=(1, 5)).decode() == r'"\u0008\t"'
         assert gojson.render("\b\f", go=(1, 22)).decode() == r'"\b\f"'
 
     def test_maps_are_sorted_by_the_bytes_of_their_keys(self):
@@ -111,6 +113,10 @@ class TestWriting:
     )
     def test_the_fields_of_a_configuration(self, release, names):
         assert list(Config().members(release)) == names.split()
+
+    def test_what_is_no_field_is_refused(self):
+        with pytest.raises(errors.InvalidInput, match="no field of a configuration: Comand"):
+            Config.of(Comand=["sh"])
 
     def test_fields_come_and_go(self):
         releases = [(0, 5, 0), (0, 5, 1), (0, 6, 0), (0, 6, 2), (0, 6, 5), (0, 7, 0), (0, 8, 0), (0, 10, 0), (0, 12, 0)]
