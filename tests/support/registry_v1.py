@@ -134,6 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
     world: World
     name: str
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are written one after the other
 
     def log_message(self, *_: object) -> None:
         pass
