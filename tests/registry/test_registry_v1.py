@@ -209,7 +209,7 @@ class TestWhoGetsWhat:
             assert Wire(Access(tls_verify=False)).base(here.endpoints[0], named_by="index.example.com")
             wire.close()
 
-    @pytest.mark.parametrize("host", ["http://x", "a/b", "user@host", "a b", "x:port", "-x"])
+    @pytest.mark.parametrize("host", ["http://x", "a/b", "user@host", "a b", "x:port", "-x", "[:::]", "x:70000"])
     def test_registries_that_are_no_hosts_are_refused(self, make, disk, host):
         here = make()
         here.endpoint_header = host

@@ -76,7 +76,7 @@ def test_this_machine(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost.example", "10.0.0.1", "0x7f.1", "example.com", "[::2]", "127.0.0.1.nip.io"]
+    "host", ["localhost.example", "10.0.0.1", "0x7f.1", "example.com", "[::2]", "127.0.0.1.nip.io", "[:::]"]
 )
 def test_not_this_machine(host):
     assert not is_loopback(host)

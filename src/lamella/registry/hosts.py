@@ -27,12 +27,10 @@ def host_name(host: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether a host (with or without a port) is this machine itself, by its name alone: nothing is looked up."""
-    name = host_name(host)
-    if name == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
+        name = host_name(host)
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:  # a name, or brackets around what is no address
         return False
 
 
