@@ -20,7 +20,7 @@ from lamella.registry.v1.wire import Wire
 from lamella.spec import v1image
 from lamella.spec.documents import ImageConfig, Manifest
 from lamella.spec.limits import Limits
-from lamella.spec.progress import Cancelled
+from lamella.spec.progress import NO_PROGRESS, Cancelled
 from lamella.spec.reference import Reference
 from lamella.transfer.copy import copy_images
 from support import building
@@ -73,9 +73,26 @@ def client(here, *, name: str = "demo", user: str = "", password: str = "", atte
 def pulled(here, disk, **options) -> V1Source:
     tag = options.pop("tag", "latest")
     checkers = options.pop("checkers", None)
+    progress = options.pop("progress", NO_PROGRESS)
     place = disk / "scratch"
     place.mkdir(exist_ok=True)
-    return V1Source(client(here, **options), place, tag=tag, checkers=checkers)
+    return V1Source(client(here, **options), place, tag=tag, checkers=checkers, progress=progress)
+
+
+class Notes(list[str]):
+    """Keeps what is told."""
+
+    def start(self, key, action, *, total=None, unit="bytes"):
+        pass
+
+    def advance(self, key, amount):
+        pass
+
+    def done(self, key, outcome="done"):
+        pass
+
+    def note(self, text):
+        self.append(text)
 
 
 def refused(here, disk, **options) -> LamellaError:
@@ -400,6 +417,44 @@ class TestLayers:
         error = refused(here, disk, checkers={"tarsum": check})
         assert error.code == "v1-checksum"
         assert seen == [(here.images[IDS[1]].json, LAYERS[1])] * 2
+
+    @pytest.mark.parametrize("text", ["sha256:", "sha256:" + "A" * 64, "sha256:12"])
+    def test_a_malformed_checksum_is_not_a_right_one(self, make, disk, text):
+        here = make()
+        here.checksums[IDS[1]] = text
+        error = refused(here, disk)
+        assert (error.code, IDS[1] in str(error)) == ("v1-checksum", True)
+
+    @pytest.mark.parametrize("other", ["", "sha256:" + "0" * 64])
+    def test_an_image_that_is_listed_twice_has_every_checksum_of_both(self, make, disk, other):
+        """The index lists an image once for each of its tags, and not each time with its checksum."""
+        here = make()
+        here.checksums[IDS[1]] = "sha256:" + "0" * 64
+        here.listed = [{"id": IDS[1], "checksum": here.checksums[IDS[1]]}, {"id": IDS[1], "checksum": other}]
+        assert refused(here, disk).code == "v1-checksum"
+
+    @pytest.mark.parametrize("text", [None, "", "md5:" + "0" * 32])
+    def test_what_cannot_be_verified_is_told_and_not_kept(self, make, disk, text):
+        """None: the index does not list the image that the tag leads to."""
+        here = make()
+        here.checksums[IDS[2]] = text or ""
+        if text is None:
+            here.listed = [{"id": identity, "checksum": here.checksums[identity]} for identity in IDS[:2]]
+        notes = Notes()
+        with closing(pulled(here, disk, progress=notes)) as source:
+            manifest = Manifest.parse(read(source, source.offers()[2].descriptor))
+        assert [IDS[2][:12] in note for note in notes if "could not be verified" in note] == [True]
+        kept = [v1image.V1_CHECKSUM in layer.annotations for layer in manifest.layers]
+        assert kept == [True, True, False]
+
+    @pytest.mark.parametrize("layer", [LAYERS[2][:50_000], b"<html>Service unavailable</html>"])
+    def test_what_cannot_be_verified_is_a_whole_tar_at_least(self, make, disk, layer):
+        here = make()
+        here.checksums = dict.fromkeys(IDS, "")
+        here.images[IDS[2]].layer = layer
+        error = refused(here, disk)
+        assert isinstance(error, Integrity)
+        assert IDS[2] in str(error)
 
     def test_an_empty_checksum_is_none(self, make, disk):
         here = make()

@@ -46,13 +46,14 @@ class World:
 
     ``fail`` has the statuses to answer with, used up one by one, by ``METHOD path`` (a regular expression); a text in
     place of a status is sent as a redirect's location with 307. ``cut`` has after how many bytes layers break off,
-    ``damage`` how many times layers come with a wrong byte.
+    ``damage`` how many times layers come with a wrong byte. ``listed`` is what the index says in place of its images.
     """
 
     images: dict[str, Stored] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     ancestries: dict[str, list[str]] = field(default_factory=dict)
+    listed: Any = None
     remote: str = "library/demo"
     user: str = ""
     password: str = ""
@@ -212,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["X-Docker-Token"] = token
         if self.command == "GET" and what == "images":
             listed = [{"id": key, "checksum": here.checksums.get(key, "")} for key in here.images]
-            self._answer(200, json.dumps(listed).encode(), headers)
+            self._answer(200, json.dumps(listed if here.listed is None else here.listed).encode(), headers)
         elif self.command == "PUT" and what == "":
             here.announced.append(json.loads(body))
             self._answer(200, b"true", headers)

@@ -11,6 +11,7 @@ from typing import BinaryIO, TypeAlias
 
 from lamella._sys.files import os_errors
 from lamella.archive.compression import Compression, DecompressReader
+from lamella.archive.tar import TarScanner
 from lamella.errors import Integrity, LamellaError, ResourceExhausted, Unavailable
 from lamella.registry.transport import BROKEN, Response
 from lamella.registry.v1.client import Client, Record
@@ -32,16 +33,16 @@ _BREAKS = 100
 """How often one layer may be taken up again."""
 
 _RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)", re.ASCII)
-_SIMPLE = re.compile(r"sha256:[0-9a-f]{64}")
+_SIMPLE = "sha256:"
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A layer in a file: its descriptor, what it unpacks to, and the simple checksum of record and layer."""
+    """A layer in a file: its descriptor, what it unpacks to, and which of the checksums stated for it were verified."""
 
     layer: Descriptor
     diff_id: Digest
-    checksum: str
+    verified: tuple[str, ...]
 
 
 def fetch_layer(
@@ -50,8 +51,9 @@ def fetch_layer(
     """Bring the layer of ``record`` to ``path``.
 
     A connection that breaks is taken up where it broke, if the registry can do that. ``checksums`` are those stated for
-    the image; each that can be computed must be right, or all is fetched once more, from the start. Raises Integrity
-    (``v1-checksum``, and what a broken compression raises), Unavailable, ResourceExhausted.
+    the image; each that can be computed must be right, or all is fetched once more, from the start. What none of them
+    vouches for must be a whole tar at least. Raises Integrity (``v1-checksum``, and what a broken compression or a
+    broken tar raises), Unavailable, ResourceExhausted.
     """
     stated = [text for text in dict.fromkeys(checksums) if text]
     transfer = _Transfer(client, record.image.id, path, client.limits, progress)
@@ -151,19 +153,34 @@ def _checked(record: Record, stated: list[str], path: Path, checkers: Checkers, 
                 plain.update(data)
         except LamellaError as error:
             raise error.about(subject=f"the layer of {identity}") from None
-        simple = f"sha256:{tee.simple.hexdigest()}"
+        simple, verified = _SIMPLE + tee.simple.hexdigest(), []
         for text in stated:
-            found = simple if _SIMPLE.fullmatch(text) else _computed(text, raw, file, checkers)
-            if found is not None and found != text:
+            found = simple if text.startswith(_SIMPLE) else _computed(text, raw, file, checkers)
+            if found is None:
+                continue
+            if found != text:
                 raise Integrity(
                     f"the checksum is {found}, the registry states {text[:120]}",
                     code="v1-checksum",
                     subject=f"image {identity}",
                 )
+            verified.append(text)
+        if not verified:
+            _look_inside(file, identity, limits)
     compression = reader.compression
     digest = Digest.finish(tee.whole)
     diff_id = Digest.finish(plain) if compression is not Compression.NONE else digest
-    return Fetched(Descriptor(media.layer(compression.value), digest, tee.size), diff_id, simple)
+    return Fetched(Descriptor(media.layer(compression.value), digest, tee.size), diff_id, tuple(verified))
+
+
+def _look_inside(file: BinaryIO, identity: str, limits: Limits) -> None:
+    """Raise Integrity for what is no tar, or was cut off."""
+    file.seek(0)
+    try:
+        for _ in TarScanner(DecompressReader(file, limits=limits).read, limits=limits):
+            pass
+    except LamellaError as error:
+        raise error.about(subject=f"the layer of {identity}") from None
 
 
 def _computed(text: str, raw: bytes, file: BinaryIO, checkers: Checkers) -> str | None:

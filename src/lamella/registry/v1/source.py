@@ -8,13 +8,13 @@ from pathlib import Path
 
 from lamella._sys.files import os_errors
 from lamella.errors import Integrity, NotFound
-from lamella.registry.v1.client import Client, Entry, Record
-from lamella.registry.v1.layers import Checkers, Fetched, FileReader, fetch_layer
+from lamella.registry.v1.client import Client, Record
+from lamella.registry.v1.layers import Checkers, FileReader, fetch_layer
 from lamella.spec.descriptor import Descriptor
 from lamella.spec.digest import Digest
 from lamella.spec.endpoint import Offer, Reader
 from lamella.spec.progress import NO_PROGRESS, Progress
-from lamella.spec.v1image import V1_CHECKSUM, V1Image, V1Layer, parents_first, to_documents
+from lamella.spec.v1image import V1_CHECKSUM, V1Layer, parents_first, to_documents
 
 
 class V1Source:
@@ -22,8 +22,8 @@ class V1Source:
 
     Everything is fetched when this is made: records first, which must be a chain down to a base, then layers, parents
     first, into ``scratch``, an empty directory of the caller's. Nothing is offered before every checksum that the index
-    or the registry states was found right: simple ones always, others (TarSum) by ``checkers``; one that none of these
-    knows is told as a note. ``tag`` None is every tag.
+    or the registry states was found right: simple ones always, others (TarSum) by ``checkers``. What cannot be verified
+    is told as a note, and no checksum of it is kept. ``tag`` None is every tag.
 
     The offers are those of an old docker archive: an OCI image each, made here, with its record kept in annotations.
     Raises NotFound for a tag that is not there, Integrity for what is not what it should be, and as Client does.
@@ -63,7 +63,9 @@ class V1Source:
         self._client.close()
 
     def _fetch(self, tag: str | None) -> tuple[Offer, ...]:
-        listed = {entry.id: entry for entry in self._client.images()}
+        listed: dict[str, list[str]] = {}
+        for entry in self._client.images():  # an image may be listed once for each of its tags
+            listed.setdefault(entry.id, []).append(entry.checksum)
         tags = self._wanted(tag)
         records: dict[str, Record] = {}
         for identity in dict.fromkeys(tags.values()):
@@ -98,15 +100,15 @@ class V1Source:
                 )
 
     def _offer_all(
-        self, records: dict[str, Record], listed: dict[str, Entry], names: dict[str, list[str]]
+        self, records: dict[str, Record], listed: dict[str, list[str]], names: dict[str, list[str]]
     ) -> tuple[Offer, ...]:
         chains: dict[str, tuple[V1Layer, ...]] = {}
         manifests: dict[str, Digest] = {}
         offers = []
         for image in parents_first({identity: record.image for identity, record in records.items()}):
             below = chains[image.parent] if image.parent else ()
-            entry = listed.get(image.id)
-            link = self._layer(image, records[image.id], "" if entry is None else entry.checksum)
+            record = records[image.id]
+            link = self._layer(record, [*listed.get(image.id, ()), *record.checksums])
             chains[image.id] = chain = (*below, link)
             config, manifest = to_documents(chain, limits=self._client.limits)
             descriptor = manifest.descriptor
@@ -115,19 +117,18 @@ class V1Source:
             offers.append(Offer(descriptor, tuple(names.get(image.id, ())), manifests.get(image.parent)))
         return tuple(offers)
 
-    def _layer(self, image: V1Image, record: Record, listed: str) -> V1Layer:
+    def _layer(self, record: Record, checksums: Sequence[str]) -> V1Layer:
+        image = record.image
         path = self._scratch / image.id
-        stated = [text for text in (listed, *record.checksums) if text]
-        fetched: Fetched = fetch_layer(self._client, record, stated, path, self._checkers, self._progress)
+        fetched = fetch_layer(self._client, record, checksums, path, self._checkers, self._progress)
         with os_errors(str(self._scratch)):
             target = self._scratch / f"blob-{fetched.layer.digest.hex}"
             path.rename(target)
         self._blobs[fetched.layer.digest] = target
-        for text in stated:
-            if not text.startswith("sha256:") and not _known(text, self._checkers):
+        for text in dict.fromkeys(checksums):
+            if text and text not in fetched.verified:
                 self._progress.note(f"the checksum {text[:40]}... of {image.id[:12]} could not be verified")
-        return V1Layer(image, fetched.layer, fetched.diff_id, {V1_CHECKSUM: listed} if listed else {})
-
-
-def _known(text: str, checkers: Checkers) -> bool:
-    return text.partition(":")[0] in checkers or text.partition("+")[0] in checkers
+        if not any(checksums):
+            self._progress.note(f"nobody states a checksum of {image.id[:12]}: it could not be verified")
+        kept = {V1_CHECKSUM: fetched.verified[0]} if fetched.verified else {}
+        return V1Layer(image, fetched.layer, fetched.diff_id, kept)
