@@ -371,6 +371,21 @@ class TestLayers:
             assert read(source, manifest.layers[2]) == LAYERS[2]
         assert [one.headers.get("range") for one in here.asked(path=f"{IDS[2]}/layer")] == [None, None]
 
+    def test_a_registry_that_sends_a_part_at_a_time_is_asked_for_the_rest(self, make, disk):
+        here = make(part=20_000)
+        here.cut = [len(LAYERS[0]), len(LAYERS[1]), 50_000]
+        with closing(pulled(here, disk)) as source:
+            manifest = Manifest.parse(read(source, source.offers()[2].descriptor))
+            assert read(source, manifest.layers[2]) == LAYERS[2]
+        ranges = [one.headers.get("range") for one in here.asked(path=f"{IDS[2]}/layer")]
+        assert ranges == [None, "bytes=50000-", "bytes=70000-", "bytes=90000-"]
+
+    @pytest.mark.parametrize("said", ["bytes 40000-102399/102400", "bytes */102400", "", f"bytes {'9' * 5000}-1/2"])
+    def test_a_part_that_is_another_is_refused(self, make, disk, said):
+        here = make(content_range=said)
+        here.cut = [len(LAYERS[0]), len(LAYERS[1]), 50_000]
+        assert refused(here, disk).code == "registry-protocol"
+
     def test_one_that_always_breaks_is_given_up(self, make, disk):
         here = make()
         here.cut = [0] * 20

@@ -47,6 +47,7 @@ class World:
     ``fail`` has the statuses to answer with, used up one by one, by ``METHOD path`` (a regular expression); a text in
     place of a status is sent as a redirect's location with 307. ``cut`` has after how many bytes layers break off,
     ``damage`` how many times layers come with a wrong byte. ``listed`` is what the index says in place of its images.
+    ``part`` is how many bytes a range has at most, ``content_range`` what is said of it in place of the truth.
     """
 
     images: dict[str, Stored] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class World:
     standalone: bool = False
     with_tokens: bool = True
     ranges: bool = True
+    part: int = 1 << 40
+    content_range: str | None = None
     endpoints: list[str] = field(default_factory=list)
     endpoint_header: str | None = None
     fail: dict[str, list[int | str]] = field(default_factory=dict)
@@ -280,16 +283,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_layer(self, data: bytes, headers: dict[str, str]) -> None:
         here = self.world
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        offset, status = 0, 200
+        offset, end, status = 0, len(data), 200
         if here.ranges:
             headers["Accept-Ranges"] = "bytes"
         if asked is not None and here.ranges:
             offset, status = int(asked[1]), 206
-            headers["Content-Range"] = f"bytes {offset}-{len(data) - 1}/{len(data)}"
+            end = min(len(data), offset + here.part)
+            headers["Content-Range"] = f"bytes {offset}-{end - 1}/{len(data)}"
+            if here.content_range is not None:
+                headers["Content-Range"] = here.content_range
         if here.damage > 0:
             here.damage -= 1
             data = data[:-1] + bytes([data[-1] ^ 1])
-        data = data[offset:]
+        data = data[offset:end]
         if not here.cut:
             self._answer(status, data, headers)
             return

@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 _BREAKS = 100
 """How often one layer may be taken up again."""
 
-_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)", re.ASCII)
+_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 _SIMPLE = "sha256:"
 
 
@@ -125,6 +125,10 @@ class _Transfer:
                     )
                 file.write(data)
                 self._progress.advance(key, len(data))
+            if offset < _total(response):
+                raise Unavailable(
+                    "the answer ends before the layer does", code="registry-connection", subject=response.url
+                )
         finally:
             response.close()
 
@@ -140,6 +144,12 @@ class _Transfer:
                 subject=response.url,
             )
         return True
+
+
+def _total(response: Response) -> int:
+    """The size of the layer, if the answer is a part of it and says so: a part may be less than was asked for."""
+    found = _RANGE.fullmatch(response.header("Content-Range").strip()) if response.status == 206 else None
+    return int(found[2]) if found is not None and found[2] != "*" else 0
 
 
 def _checked(record: Record, stated: list[str], path: Path, checkers: Checkers, limits: Limits) -> Fetched:
