@@ -262,6 +262,12 @@ class TestEndpoints:
         assert isinstance(error, kind)
         assert str(status) in error.reason
 
+    def test_a_length_of_thousands_of_digits_is_none(self, make, disk):
+        here = make()
+        here.fail["GET .*/tags"] = [401]
+        here.fail_headers = {"Content-Length": "9" * 5000, "Connection": "close"}
+        pulled(here, disk).close()
+
     @pytest.mark.parametrize("path", ["images$", "tags", "ancestry", "json", "layer"])
     def test_passing_failures_pass(self, make, disk, path):
         here = make()

@@ -45,9 +45,10 @@ class World:
     """What all servers of one test share, and what they are to do wrong.
 
     ``fail`` has the statuses to answer with, used up one by one, by ``METHOD path`` (a regular expression); a text in
-    place of a status is sent as a redirect's location with 307. ``cut`` has after how many bytes layers break off,
-    ``damage`` how many times layers come with a wrong byte. ``listed`` is what the index says in place of its images.
-    ``part`` is how many bytes a range has at most, ``content_range`` what is said of it in place of the truth.
+    place of a status is sent as a redirect's location with 307; ``fail_headers`` go with the statuses. ``cut`` has
+    after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``, ``damage`` how many times
+    layers come with a wrong byte. ``listed`` is what the index says in place of its images, ``part`` how many bytes a
+    range has at most, ``content_range`` what is said of it in place of the truth.
     """
 
     images: dict[str, Stored] = field(default_factory=dict)
@@ -66,6 +67,8 @@ class World:
     endpoints: list[str] = field(default_factory=list)
     endpoint_header: str | None = None
     fail: dict[str, list[int | str]] = field(default_factory=dict)
+    broken: dict[str, list[int]] = field(default_factory=dict)
+    fail_headers: dict[str, str] = field(default_factory=dict)
     cut: list[int] = field(default_factory=list)
     damage: int = 0
     log: list[Asked] = field(default_factory=list)
@@ -143,6 +146,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:  # whoever asked has gone
+            self.close_connection = True
+
     def do_GET(self) -> None:
         self._handle()
 
@@ -171,12 +180,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b'{"error":"not here"}')
 
     def _fail(self, status: int | str) -> None:
+        here = self.world
         if isinstance(status, str):
             self._answer(307, b"", {"Location": status})
         elif status == 0:
             self.close_connection = True
         else:
-            self._answer(status, b'{"error":"so it was asked"}')
+            self._answer(status, b'{"error":"so it was asked"}', here.fail_headers)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "") == "chunked":
@@ -192,11 +202,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
-        if status != 204:
+        if status != 204 and "Content-Length" not in (headers or {}):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if status != 204:
-            self.wfile.write(body)
+            self.wfile.write(self._part_of(body))
+
+    def _part_of(self, body: bytes) -> bytes:
+        """All of an answer, or as much of it as comes before the connection breaks."""
+        for pattern, sizes in self.world.broken.items():
+            if sizes and re.search(pattern, f"{self.command} {self.path}"):
+                self.close_connection = True
+                return body[: sizes.pop(0)]
+        return body
 
     # -- the index
 

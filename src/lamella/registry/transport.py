@@ -27,6 +27,8 @@ _REDIRECTS = 10
 _DRAIN = 64 << 10
 _BLOCK = 256 << 10
 _POOL = 16
+_DIGITS = 19
+"""A number of more of them is no size, and Python would not read one of thousands."""
 
 BROKEN = frozenset({"registry-connection", "registry-timeout"})
 """Codes of failures that the next try may not have."""
@@ -67,7 +69,7 @@ class Response:
     def length(self) -> int | None:
         """``Content-Length``; None if it is absent or malformed."""
         text = self.header("Content-Length")
-        return int(text) if text.isascii() and text.isdigit() else None
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else None
 
     def read(self, size: int, /) -> bytes:
         """Up to ``size`` bytes; empty at the end. Raises Unavailable if the connection breaks before the end."""
