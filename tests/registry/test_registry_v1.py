@@ -274,6 +274,16 @@ class TestEndpoints:
         here.fail[f"GET .*{path}"] = [503, 0]
         pulled(here, disk).close()
 
+    @pytest.mark.parametrize("path", ["images$", "tags", "ancestry", "json"])
+    def test_a_document_that_breaks_off_is_asked_for_again(self, make, disk, path):
+        here = make()
+        here.broken[f"GET .*{path}"] = [0, 20]
+        pulled(here, disk).close()
+        assert here.broken == {f"GET .*{path}": []}
+        here.broken = {f"GET .*{path}": [1] * 20}
+        assert refused(here, disk).code == "registry-connection"
+        assert len(here.broken[f"GET .*{path}"]) == 17
+
 
 class TestNames:
     """Where a name leads, and what the repository is called there."""

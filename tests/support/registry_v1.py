@@ -46,9 +46,9 @@ class World:
 
     ``fail`` has the statuses to answer with, used up one by one, by ``METHOD path`` (a regular expression); a text in
     place of a status is sent as a redirect's location with 307; ``fail_headers`` go with the statuses. ``cut`` has
-    after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``, ``damage`` how many times
-    layers come with a wrong byte. ``listed`` is what the index says in place of its images, ``part`` how many bytes a
-    range has at most, ``content_range`` what is said of it in place of the truth.
+    after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``, ``damage`` how many
+    times layers come with a wrong byte. ``listed`` is what the index says in place of its images, ``part`` how many
+    bytes a range has at most, ``content_range`` what is said of it in place of the truth.
     """
 
     images: dict[str, Stored] = field(default_factory=dict)

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted, Unavailable, one_line
 from lamella.registry.access import Access
 from lamella.registry.credentials import Credentials
 from lamella.registry.hosts import origin
-from lamella.registry.transport import Response
+from lamella.registry.transport import BROKEN, Response
 from lamella.registry.v1.wire import Body, Wire, refusal
 from lamella.spec import jsondoc
 from lamella.spec.endpoint import Reader
@@ -108,12 +109,15 @@ class Client:
 
     def images(self) -> list[Entry]:
         """The images of the repository, as the index has them."""
-        return self._entries(self._ask_index("GET", "images", doing="asking for the images", accepted={200}))
+        raw = self._read(
+            lambda: self._ask_index("GET", "images", doing="asking for the images", accepted={200}), self._document_of
+        )
+        return self._entries(raw)
 
     def announce(self, entries: Sequence[Entry]) -> None:
         """Tell the index what is going to be pushed; it says where to."""
         body = _listed(entries, checksums=False)
-        self._ask_index("PUT", "", body=body, doing="announcing a push", accepted={200, 201})
+        self._ask_index("PUT", "", body=body, doing="announcing a push", accepted={200, 201}).discard()
 
     def conclude(self, entries: Sequence[Entry]) -> None:
         """Tell the index the checksums of what was pushed."""
@@ -130,16 +134,17 @@ class Client:
         found = self._credentials or Credentials()
         return found.basic if found.username else None
 
-    def _ask_index(self, method: str, what: str, *, doing: str, accepted: set[int], body: bytes | None = None) -> bytes:
+    def _ask_index(
+        self, method: str, what: str, *, doing: str, accepted: set[int], body: bytes | None = None
+    ) -> Response:
         url = f"{self._index()}/repositories/{self.remote}/{what}"
         headers = {"X-Docker-Token": "true", **(_JSON if body is not None else {})}
         answer = self._wire.send(method, url, authorization=self._basic(), headers=headers, body=body)
         if answer.status not in accepted:
             raise refusal(answer, doing)
-        said = answer.body(self.limits.document_bytes)
         self._tokens = [token.strip() for token in answer.header_lines("X-Docker-Token") if token.strip()]
         self._endpoints = self._named_endpoints(answer)
-        return said
+        return answer
 
     def _named_endpoints(self, answer: Response) -> list[str]:
         found = [host.strip() for value in answer.header_lines("X-Docker-Endpoints") for host in value.split(",")]
@@ -186,13 +191,13 @@ class Client:
 
     def record(self, identity: str) -> Record:
         """The record of an image. Raises Integrity for that of another."""
-        found: list[str] = []
 
-        def read(answer: Response) -> bytes:
-            found.extend(answer.header(name) for name in _CHECKSUMS)
-            return answer.body(self.limits.document_bytes)
+        def read(answer: Response) -> tuple[bytes, list[str]]:
+            return self._document_of(answer), [answer.header(name) for name in _CHECKSUMS]
 
-        raw = self._at_some_endpoint(f"images/{check_id(identity)}/json", f"downloading the record of {identity}", read)
+        raw, found = self._at_some_endpoint(
+            f"images/{check_id(identity)}/json", f"downloading the record of {identity}", read
+        )
         image = V1Image.parse(raw, f"the record of {identity}", limits=self.limits)
         if image.id != identity:
             raise Integrity(f"the registry sends the record of {image.id}", code="v1-wrong-image",
@@ -208,7 +213,22 @@ class Client:
         )  # fmt: skip
 
     def _document(self, path: str, doing: str) -> bytes:
-        return self._at_some_endpoint(path, doing, lambda answer: answer.body(self.limits.document_bytes))
+        return self._at_some_endpoint(path, doing, self._document_of)
+
+    def _document_of(self, answer: Response) -> bytes:
+        return answer.body(self.limits.document_bytes)
+
+    def _read(self, ask: Callable[[], Response], read: Callable[[Response], T]) -> T:
+        """What ``read`` makes of an answer, which is asked for again when it breaks while it is read."""
+        for failures in range(1, self.attempts):
+            answer = ask()
+            try:
+                return read(answer)
+            except Unavailable as error:
+                if error.code not in BROKEN:
+                    raise
+            self.pause(failures)
+        return read(ask())
 
     def _at_some_endpoint(
         self,
@@ -222,13 +242,17 @@ class Client:
         """What ``read`` makes of the first good answer. The last refusal counts, but one that was no 404 more."""
         if not self._endpoints:
             self.images()
+
+        def ask(endpoint: str) -> Response:
+            answer = self._ask(endpoint, "GET", path, headers=headers)
+            if answer.status not in accepted:
+                raise refusal(answer, doing)
+            return answer
+
         worst: LamellaError | None = None
         for endpoint in list(self._endpoints):
             try:
-                answer = self._ask(endpoint, "GET", path, headers=headers)
-                if answer.status not in accepted:
-                    raise refusal(answer, doing)
-                return read(answer)
+                return self._read(partial(ask, endpoint), read)
             except (NotFound, Unavailable) as error:
                 worst = error if worst is None or isinstance(worst, NotFound) else worst
         assert worst is not None
