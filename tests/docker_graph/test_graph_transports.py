@@ -6,16 +6,18 @@ import gzip
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from graph_support import Noted
 
 import lamella
-from lamella.errors import Integrity, NotFound
+from lamella.errors import AccessDenied, Integrity, NotFound, Unsupported
 from lamella.formats.docker_graph import Graph
 from lamella.images.create import Recipe
 from lamella.registry.access import Access, Retrying
+from lamella.registry.registries_conf import RegistriesConf
 from lamella.spec import v1image
 from lamella.spec.platform import Platform
 from support import building
@@ -100,6 +102,28 @@ class TestRegistry:
         with pytest.raises(NotFound):
             copy(store, v1(registry, "other/name"), "mine:1")
         assert store.images() == []
+
+    @pytest.mark.parametrize("way", ["from", "to"])
+    def test_a_digest_is_refused_and_not_overlooked(self, store, registry, way):
+        copy(store, v1(registry), "mine:1")
+        asked = len(registry.log)
+        pinned = v1(registry, f"demo:latest@sha256:{'0' * 64}")
+        with pytest.raises(Unsupported) as caught:
+            copy(store, *((pinned, "mine:2") if way == "from" else ("mine:1", pinned)))
+        assert caught.value.code == "v1-digest"
+        assert len(registry.log) == asked
+
+    @pytest.mark.parametrize("way", ["from", "to"])
+    def test_what_registries_conf_blocks_is_not_asked(self, store, registry, disk, way):
+        copy(store, v1(registry), "mine:1")
+        asked = len(registry.log)
+        (disk / "registries.conf").write_text(f"[[registry]]\nlocation = '{registry.index}'\nblocked = true\n")
+        blocking = replace(ACCESS, registries=RegistriesConf.load(disk / "registries.conf"))
+        ends = (v1(registry), "mine:2") if way == "from" else ("mine:1", v1(registry))
+        with pytest.raises(AccessDenied) as caught:
+            store.copy(*ends, access=blocking, target_access=blocking)
+        assert caught.value.code == "registry-blocked"
+        assert len(registry.log) == asked
 
 
 class TestGraph:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella._sys.files import os_errors
+from lamella.errors import Unsupported
 from lamella.formats.docker_graph import Graph
 from lamella.formats.docker_graph_source import DockerGraphSource
 from lamella.registry.access import Access
@@ -27,19 +28,31 @@ def graph_source(path: Path, name: str, scratch: Path, limits: Limits, progress:
 
 
 def v1_source(name: str, access: Access, scratch: Path, limits: Limits, progress: Progress) -> ImageSource:
-    """An image at a registry of version 1, with its ancestors."""
+    """An image at a registry of version 1, with its ancestors. Raises as ``_named`` does."""
     from lamella.formats.docker_v1_registry import open_source
 
-    reference = Reference.parse(name).without_digest()
+    reference = _named(name, access)
     return open_source(_client(reference, access, limits), _new(scratch), tag=reference.tag, progress=progress)
 
 
 def v1_sink(name: str, access: Access, scratch: Path, limits: Limits, progress: Progress) -> ImageSink:
-    """A repository at a registry of version 1, to push to."""
+    """A repository at a registry of version 1, to push to. Raises as ``_named`` does."""
     from lamella.formats.docker_v1_registry import V1Sink
 
-    reference = Reference.parse(name).without_digest()
+    reference = _named(name, access)
     return V1Sink(_client(reference, access, limits), _new(scratch), limits=limits, progress=progress)
+
+
+def _named(name: str, access: Access) -> Reference:
+    """The image that a name means at a registry of version 1.
+
+    Raises Unsupported for a name with a digest, which nothing there has, AccessDenied for what registries.conf blocks.
+    """
+    reference = Reference.parse(name)
+    if reference.digest is not None:
+        raise Unsupported("registries of version 1 know no digests", code="v1-digest", subject=reference.familiar)
+    access.registries.location(reference)
+    return reference
 
 
 def _client(reference: Reference, access: Access, limits: Limits) -> Client:
