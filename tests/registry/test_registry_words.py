@@ -184,6 +184,28 @@ def test_files_are_looked_through_in_podmans_order(tmp_path):
         assert found.find("r.io").username == str(number)
 
 
+def test_the_dockercfg_of_docker_0_4_is_for_dockers_own_index(tmp_path):
+    (tmp_path / ".dockercfg").write_text(f"auth = {AUTH}\nemail = ann@example.com\n")
+    found = CredentialFiles.of_user(tmp_path, system=tmp_path)
+    assert found.find("docker.io", "ann/app") == Credentials("ann", "word")
+    assert found.find("r.io") is None
+
+
+@pytest.mark.parametrize("text", ["auth = \nemail = \n", ""])
+def test_a_dockercfg_without_anything_has_no_credentials(tmp_path, text):
+    (tmp_path / ".dockercfg").write_text(text)
+    assert CredentialFiles.of_user(tmp_path, system=tmp_path).find("docker.io") is None
+
+
+@pytest.mark.parametrize("text", ["auth = !!\nemail = x\n", "auth = bm9jb2xvbg==\nemail = x\n", "auth\n"])
+def test_a_malformed_dockercfg_is_told_without_what_is_in_it(tmp_path, text):
+    (tmp_path / ".dockercfg").write_text(text)
+    with pytest.raises(InvalidInput) as caught:
+        CredentialFiles.of_user(tmp_path, system=tmp_path).find("docker.io")
+    assert ".dockercfg" in str(caught.value)
+    assert "bm9jb2xvbg" not in str(caught.value)
+
+
 def test_who_has_no_runtime_directory_may_have_a_file_all_the_same(tmp_path):
     found = CredentialFiles.of_user(tmp_path, tmp_path / "none", system=tmp_path)
     assert found.written == tmp_path / ".config/containers/auth.json"

@@ -27,6 +27,7 @@ HUB_KEY = "https://index.docker.io/v1/"
 
 _SYSTEM = Path("/run/containers")
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
+_TWO_LINES = re.compile(rb"auth = ([A-Za-z0-9+/=]*)\s*\n(?:email = .*)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Credentials:
 class CredentialFiles:
     """Files to look through for credentials, the first that has some counts; ``written`` is the one for ``login``.
 
-    ``legacy`` are files in the form of ``~/.dockercfg``, without a level ``auths``. A file that is not there is
-    nothing; one that is malformed is an error.
+    ``legacy`` are files in the form of ``~/.dockercfg``, without a level ``auths``, or of the one of docker 0.4. A file
+    that is not there is nothing; one that is malformed is an error.
     """
 
     paths: tuple[Path, ...]
@@ -91,7 +92,7 @@ class CredentialFiles:
             if found is not None:
                 return found
         for file in self.legacy:
-            found = _of_auths(read_file(file), domain, "", file)
+            found = _of_auths(_read_legacy(file), domain, "", file)
             if found is not None:
                 return found
         return None
@@ -99,15 +100,29 @@ class CredentialFiles:
 
 def read_file(path: Path) -> jsondoc.Object:
     """The document in a file; an absent or empty one is an empty document."""
+    return _document(_bytes(path), path)
+
+
+def _read_legacy(path: Path) -> jsondoc.Object:
+    """The document in a ``.dockercfg``. Before docker 0.5.1 it was two lines, and for docker's own index."""
+    raw = _bytes(path)
+    lines = _TWO_LINES.fullmatch(raw)
+    return _document(raw, path) if lines is None else {HUB_KEY: {"auth": lines[1].decode()}}
+
+
+def _bytes(path: Path) -> bytes:
     try:
         with os_errors(str(path)):
-            raw = path.read_bytes()
+            return path.read_bytes()
     except NotFound:
-        return {}
+        return b""
     except LamellaError as error:
         if error.code == "path-invalid":  # a component that is no directory
-            return {}
+            return b""
         raise
+
+
+def _document(raw: bytes, path: Path) -> jsondoc.Object:
     if not raw.strip():
         return {}
     try:
