@@ -14,7 +14,7 @@ from graph_support import Noted
 
 import lamella
 from lamella.errors import AccessDenied, Integrity, NotFound, Unsupported
-from lamella.formats.docker_graph import Graph
+from lamella.formats.docker_graph import Graph, GraphImage
 from lamella.images.create import Recipe
 from lamella.registry.access import Access, Retrying
 from lamella.registry.registries_conf import RegistriesConf
@@ -74,6 +74,15 @@ class TestRegistry:
         assert graph.checksums() == registry.checksums
         assert graph.tags.repositories == {f"{registry.index}/demo": {"latest": IDS[1]}}
         assert store.images() == []
+
+    def test_an_image_that_the_graph_has_gets_no_checksum_of_another_layer(self, store, registry, disk):
+        """Its id and its record are what whoever published it chose."""
+        graph = Graph.open(disk / "docker")
+        graph.register(GraphImage.from_json(registry.images[IDS[0]].json), io.BytesIO(building.tar()))
+        copy(store, v1(registry), f"docker-graph:{disk}/docker")
+        graph = Graph.open(disk / "docker", create=False)
+        assert graph.checksums() == {IDS[1]: registry.checksums[IDS[1]]}
+        assert graph.get(IDS[0]).checksum() != registry.checksums[IDS[0]]
 
     def test_out_of_the_store_it_has_the_same_ids(self, store, registry):
         copy(store, v1(registry), "mine:1")

@@ -148,7 +148,8 @@ class DockerGraphSink:
             for link in plan.images.values():  # as the chains go: parents first
                 if self._register(link):
                     added.append(link.image.id)
-            kept = {identity: link.checksum for identity, link in plan.images.items() if link.checksum}
+            # Not of those that were there: what vouches for the layer that came says nothing of the one that stays.
+            kept = {identity: plan.images[identity].checksum for identity in added if plan.images[identity].checksum}
             if kept:
                 self._graph.update_checksums(kept)
             for (repository, tag), identity in plan.tags.items():
