@@ -17,8 +17,10 @@ from lamella.errors import AccessDenied, Integrity, NotFound, Unsupported
 from lamella.formats.docker_graph import Graph, GraphImage
 from lamella.images.create import Recipe
 from lamella.registry.access import Access, Retrying
+from lamella.registry.policy import Policy
 from lamella.registry.registries_conf import RegistriesConf
 from lamella.spec import v1image
+from lamella.spec.digest import Digest
 from lamella.spec.platform import Platform
 from support import building
 from support.registry_v1 import World, world
@@ -121,6 +123,17 @@ class TestRegistry:
             copy(store, *((pinned, "mine:2") if way == "from" else ("mine:1", pinned)))
         assert caught.value.code == "v1-digest"
         assert len(registry.log) == asked
+
+    def test_a_policy_counts_here_too(self, store, registry):
+        seen = []
+        copy(store, v1(registry), "mine:1", verify=seen.append)
+        (candidate,) = seen
+        assert str(candidate.reference) == f"{registry.index}/demo:latest"
+        assert candidate.descriptor.digest == store.image("mine:1").digest == Digest.of(candidate.document)
+        with pytest.raises(AccessDenied) as caught:
+            copy(store, v1(registry), "mine:2", verify=Policy.parse(b'{"default": [{"type": "reject"}]}'))
+        assert caught.value.code == "policy-rejected"
+        assert [image.names for image in store.images() if image.names] == [["mine:1"]]
 
     @pytest.mark.parametrize("way", ["from", "to"])
     def test_what_registries_conf_blocks_is_not_asked(self, store, registry, disk, way):

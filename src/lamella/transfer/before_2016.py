@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from lamella.errors import Unsupported
 from lamella.formats.docker_graph import Graph
 from lamella.formats.docker_graph_source import DockerGraphSource
 from lamella.registry.access import Access
+from lamella.registry.policy import Candidate, Verify, verified
 from lamella.spec.endpoint import ImageSink, ImageSource
 from lamella.spec.limits import Limits
 from lamella.spec.progress import Progress
@@ -27,12 +29,26 @@ def graph_source(path: Path, name: str, scratch: Path, limits: Limits, progress:
     return DockerGraphSource(graph, _new(scratch), names=names, limits=limits, progress=progress)
 
 
-def v1_source(name: str, access: Access, scratch: Path, limits: Limits, progress: Progress) -> ImageSource:
-    """An image at a registry of version 1, with its ancestors. Raises as ``_named`` does."""
+def v1_source(
+    name: str, access: Access, scratch: Path, limits: Limits, progress: Progress, verify: Verify | None = None
+) -> ImageSource:
+    """An image at a registry of version 1, with its ancestors, if ``verify`` lets it pass. Raises as ``_named`` does.
+
+    There is no manifest to ask about before the layers: it is made of them, and nothing is offered before it was asked.
+    """
     from lamella.formats.docker_v1_registry import open_source
 
     reference = _named(name, access)
-    return open_source(_client(reference, access, limits), _new(scratch), tag=reference.tag, progress=progress)
+    source = open_source(_client(reference, access, limits), _new(scratch), tag=reference.tag, progress=progress)
+    try:
+        top = source.offers()[-1].descriptor
+        with closing(source.open_blob(top)) as reader:
+            document = reader.read(top.size)
+        verified(Candidate(reference, top, document, referrers=tuple, signatures=dict), verify)
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
 def v1_sink(name: str, access: Access, scratch: Path, limits: Limits, progress: Progress) -> ImageSink:

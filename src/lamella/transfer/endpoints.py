@@ -150,7 +150,9 @@ def _open_source(place: Place, journey: Journey) -> ImageSource:
     if place.transport == "docker-graph" and place.path is not None:
         return graph_source(place.path, place.name, journey.scratch, journey.limits, journey.progress)
     if place.transport == "docker-v1":
-        return v1_source(place.name, journey.source_access, journey.scratch, journey.limits, journey.progress)
+        return v1_source(
+            place.name, journey.source_access, journey.scratch, journey.limits, journey.progress, journey.verify
+        )
     return open_source(place.path, spool=journey.scratch, limits=journey.limits, progress=journey.progress)
 
 
