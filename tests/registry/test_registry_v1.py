@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
 import json
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from lamella.errors import AccessDenied, Authentication, Integrity, InvalidInput, LamellaError, NotFound, Unavailable
 from lamella.registry.access import Access, Retrying
-from lamella.registry.credentials import Credentials
+from lamella.registry.credentials import CredentialFiles, Credentials
 from lamella.registry.v1.client import Client
 from lamella.registry.v1.push import Upload, push
 from lamella.registry.v1.source import V1Source
@@ -251,7 +253,7 @@ class TestEndpoints:
 
     @pytest.mark.parametrize(
         ("status", "kind"),
-        [(400, Unavailable), (401, Authentication), (403, AccessDenied), (404, NotFound), (418, Unavailable),
+        [(400, Unavailable), (401, Authentication), (403, AccessDenied), (404, NotFound), (201, Unavailable),
          (500, Unavailable), (503, Unavailable)],
     )  # fmt: skip
     @pytest.mark.parametrize("path", ["images$", "tags", "ancestry", "json", "layer"])
@@ -325,6 +327,144 @@ class TestNames:
                 with pytest.raises(NotFound):
                     call("0" * 64)
 
+    def test_of_very_many_registries_some_are_enough(self, make):
+        here = make()
+        here.endpoint_header = ",".join(f"127.0.0.1:{port}" for port in range(1, 100))
+        with closing(client(here)) as mine:
+            mine.images()
+            assert len(mine.endpoints) == 16
+
+
+def calls(here) -> list[str]:
+    """What was asked, in the words of the protocol's documents; ids and probes left out."""
+    texts = [f"{one.server} {one.method} {one.path.removeprefix('/v1/')}" for one in here.log]
+    numbers = {identity: f"<{n}>" for n, identity in enumerate(IDS)}
+    for identity, number in numbers.items():
+        texts = [text.replace(identity, number) for text in texts]
+    return [text for text in texts if not text.endswith("_ping")]
+
+
+class TestCalls:
+    """Each call as it was made in 2013: the method, the path, the headers, the body, one after the other."""
+
+    def test_a_pull(self, make, disk):
+        here = make(user="ann", password="secret")
+        pulled(here, disk, user="ann", password="secret").close()
+        assert calls(here) == [
+            "index GET repositories/demo/images", "registry GET repositories/library/demo/tags",
+            "registry GET images/<2>/ancestry", "registry GET images/<2>/json", "registry GET images/<1>/json",
+            "registry GET images/<0>/json", "registry GET images/<0>/layer", "registry GET images/<1>/layer",
+            "registry GET images/<2>/layer",
+        ]  # fmt: skip
+        assert [one.headers.get("x-docker-token") for one in here.asked("index", path="images")] == ["true"]
+        assert not any("x-docker-token" in one.headers for one in here.asked("registry"))
+        assert not any(one.body or "content-type" in one.headers for one in here.log)
+        assert not any("authorization" in one.headers for one in here.asked(path="_ping"))
+
+    def test_a_repository_with_a_namespace(self, make, disk):
+        here = make(remote="ann/demo")
+        pulled(here, disk, name="ann/demo").close()
+        assert calls(here)[:2] == ["index GET repositories/ann/demo/images", "registry GET repositories/ann/demo/tags"]
+
+    def test_every_token_is_given_back(self, make):
+        here = make(more_tokens=["signature=1,access=read", "signature=2,access=read"])
+        with closing(client(here)) as mine:
+            mine.tags()
+        (asked,) = here.asked("registry", path="tags")
+        assert asked.headers["authorization"].startswith("Token signature=")
+        assert asked.headers["authorization"].endswith(",signature=1,access=read,signature=2,access=read")
+
+    def test_tokens_that_are_replaced_are_used_no_longer(self, make):
+        here = make()
+        with closing(client(here)) as mine:
+            mine.images()
+            mine.images()
+            mine.tags()
+        (asked,) = here.asked("registry", path="tags")
+        assert asked.headers["authorization"].count("signature=") == 1
+
+    def test_a_push(self):
+        with world(user="ann", password="secret") as here:
+            with closing(client(here, user="ann", password="secret")) as mine:
+                push(mine, uploads()[::-1], {"latest": IDS[2], "1": IDS[2]})
+            one_image = ["PUT images/<{}>/json", "PUT images/<{}>/layer", "PUT images/<{}>/checksum"]
+            assert calls(here) == [
+                "index PUT repositories/demo/",
+                *(f"registry {call.format(n)}" for n in range(3) for call in one_image),
+                "registry PUT repositories/library/demo/tags/latest", "registry PUT repositories/library/demo/tags/1",
+                "index PUT repositories/demo/images",
+            ]  # fmt: skip
+            asked = dict(zip(calls(here), here.asked(method="PUT"), strict=True))
+        assert all(one.headers["authorization"].startswith("Basic ") for one in here.asked("index", "PUT"))
+        assert all(one.headers["authorization"].startswith("Token ") for one in here.asked("registry", "PUT"))
+        first, last = asked["index PUT repositories/demo/"], asked["index PUT repositories/demo/images"]
+        assert first.headers["x-docker-token"] == "true"
+        assert last.headers["x-docker-endpoints"] == here.endpoints[0]
+        layer = asked["registry PUT images/<2>/layer"]
+        assert layer.headers["transfer-encoding"] == "chunked"
+        assert layer.headers["content-type"] == "application/octet-stream"
+        tag = asked["registry PUT repositories/library/demo/tags/latest"]
+        assert json.loads(tag.body) == IDS[2]
+        for one in (first, last, tag, asked["registry PUT images/<0>/json"]):
+            assert one.headers["content-type"] == "application/json"
+        assert [item["id"] for item in json.loads(last.body)] == list(IDS)
+        assert not any("Tag" in item for item in json.loads(last.body))
+
+    def test_the_checksums_of_a_push(self):
+        """The simple one is of the bytes that were sent; the image's is the TarSum where there is one."""
+        first, *rest = uploads()
+        with world() as here, closing(client(here)) as mine:
+            push(mine, [replace(first, tarsum="tarsum+sha256:" + "1" * 64), *rest], {"latest": IDS[2]})
+            sent = here.asked(method="PUT", path="/checksum")
+            simples = [simple(here.images[key].json, here.images[key].layer) for key in IDS]
+        assert [one.headers["x-docker-checksum-payload"] for one in sent] == simples
+        stated = ["tarsum+sha256:" + "1" * 64, *simples[1:]]
+        assert [one.headers["x-docker-checksum"] for one in sent] == stated
+        assert [item["checksum"] for item in here.concluded[0]] == stated
+
+    @pytest.mark.parametrize("status", [201, 204])
+    def test_what_the_index_may_answer_to_checksums(self, status):
+        with world() as here, closing(client(here)) as mine:
+            here.fail["PUT .*/images$"] = [status]
+            push(mine, uploads(), {"latest": IDS[2]})
+
+    @pytest.mark.parametrize("call", ["/demo/$", "<0>/json", "<0>/layer", "<0>/checksum", "tags/latest"])
+    def test_an_answer_without_content_is_not_an_accepted_upload(self, call):
+        with world() as here, closing(client(here)) as mine:
+            here.fail["PUT .*" + call.replace("<0>", IDS[0])] = [204]
+            with pytest.raises(Unavailable) as caught:
+                push(mine, uploads(), {"latest": IDS[2]})
+        assert "204" in caught.value.reason
+
+    @pytest.mark.parametrize("status", [400, 409])
+    @pytest.mark.parametrize("text", ["Image already exists", "Image depends on a non existing parent"])
+    def test_only_what_is_there_already_is_passed_over(self, status, text):
+        with world() as here, closing(client(here)) as mine:
+            here.fail[f"PUT .*{IDS[0]}/json"] = [status]
+            here.fail_body = json.dumps({"error": text}).encode()
+            here.add(record(0), LAYERS[0])
+            if "already" in text:
+                assert push(mine, uploads(), {}).present == IDS[:1]
+                return
+            with pytest.raises(Unavailable) as caught:
+                push(mine, uploads(), {})
+            assert text in caught.value.reason
+
+    def test_credentials_may_come_from_a_dockercfg(self, make, disk):
+        here = make(user="ann", password="secret")
+        auth = base64.b64encode(b"ann:secret").decode()
+        (disk / ".dockercfg").write_text(json.dumps({f"https://{here.index}/v1/": {"auth": auth, "email": "a@b"}}))
+        access = Access(files=CredentialFiles((), (disk / ".dockercfg",)), retrying=Retrying(attempts=1))
+        with closing(Client(Reference.parse(f"{here.index}/demo"), access)) as mine:
+            assert mine.tags() == {"latest": IDS[2]}
+
+    def test_an_identity_token_is_no_password(self, make):
+        here = make()
+        access = Access(credentials=Credentials(identity_token="secret"), retrying=Retrying(attempts=1))
+        with closing(Client(Reference.parse(f"{here.index}/demo"), access)) as mine:
+            mine.images()
+        assert not any("authorization" in one.headers for one in here.log)
+
 
 class TestHostile:
     @pytest.mark.parametrize("body", [b"", b"{}", b"[7]", b'["../../x"]', b"[]", json.dumps([IDS[0]]).encode(),
@@ -333,6 +473,14 @@ class TestHostile:
         here = make()
         here.ancestries[IDS[2]] = json.loads(body or b'""')
         assert isinstance(refused(here, disk), (InvalidInput, Integrity))
+
+    @pytest.mark.parametrize("ids", [(2, 1, 2), (2, 1, 0, 1), (1, 0), ()])
+    def test_an_ancestry_begins_with_the_image_and_has_no_circle(self, make, ids):
+        here = make()
+        here.ancestries[IDS[2]] = [IDS[n] for n in ids]
+        with closing(client(here)) as mine, pytest.raises(Integrity) as caught:
+            mine.ancestry(IDS[2])
+        assert caught.value.code == "v1-ancestry"
 
     def test_an_ancestry_that_is_not_what_the_records_say(self, make, disk):
         here = make()
@@ -429,10 +577,11 @@ class TestLayers:
         error = refused(here, disk)
         assert (error.code, IDS[1] in str(error)) == ("v1-checksum", True)
 
-    def test_checksums_in_headers_count_too(self, make, disk):
+    @pytest.mark.parametrize("header", ["X-Docker-Checksum", "X-Docker-Checksum-Payload"])
+    def test_checksums_in_headers_count_too(self, make, disk, header):
         here = make()
         here.checksums = dict.fromkeys(IDS, "")
-        here.images[IDS[1]].headers["X-Docker-Checksum-Payload"] = "sha256:" + "0" * 64
+        here.images[IDS[1]].headers[header] = "sha256:" + "0" * 64
         assert refused(here, disk).code == "v1-checksum"
 
     def test_other_checksums_are_for_checkers(self, make, disk):

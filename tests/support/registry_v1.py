@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,7 +45,8 @@ class World:
     """What all servers of one test share, and what they are to do wrong.
 
     ``fail`` has the statuses to answer with, used up one by one, by ``METHOD path`` (a regular expression); a text in
-    place of a status is sent as a redirect's location with 307; ``fail_headers`` go with the statuses. ``cut`` has
+    place of a status is sent as a redirect's location with 307; ``fail_headers``
+    and ``fail_body`` go with the statuses. ``cut`` has
     after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``, ``damage`` how many
     times layers come with a wrong byte. ``listed`` is what the index says in place of its images, ``part`` how many
     bytes a range has at most, ``content_range`` what is said of it in place of the truth.
@@ -61,6 +62,7 @@ class World:
     password: str = ""
     standalone: bool = False
     with_tokens: bool = True
+    more_tokens: list[str] = field(default_factory=list)
     ranges: bool = True
     part: int = 1 << 40
     content_range: str | None = None
@@ -69,6 +71,7 @@ class World:
     fail: dict[str, list[int | str]] = field(default_factory=dict)
     broken: dict[str, list[int]] = field(default_factory=dict)
     fail_headers: dict[str, str] = field(default_factory=dict)
+    fail_body: bytes = b'{"error":"so it was asked"}'
     cut: list[int] = field(default_factory=list)
     damage: int = 0
     log: list[Asked] = field(default_factory=list)
@@ -186,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif status == 0:
             self.close_connection = True
         else:
-            self._answer(status, b'{"error":"so it was asked"}', here.fail_headers)
+            self._answer(status, here.fail_body, here.fail_headers)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "") == "chunked":
@@ -198,10 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
             return b"".join(pieces)
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def _answer(self, status: int, body: bytes, headers: Mapping[str, str | list[str]] | None = None) -> None:
         self.send_response(status)
         for key, value in (headers or {}).items():
-            self.send_header(key, value)
+            for line in [value] if isinstance(value, str) else value:
+                self.send_header(key, line)
         if status != 204 and "Content-Length" not in (headers or {}):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -224,14 +228,15 @@ class _Handler(BaseHTTPRequestHandler):
         if here.user and self.headers.get("Authorization") != wanted:
             self._answer(401, b"")
             return
-        headers: dict[str, str] = {}
+        headers: dict[str, str | list[str]] = {}
         if not here.standalone:
             endpoints = ", ".join(here.endpoints) if here.endpoint_header is None else here.endpoint_header
             headers["X-Docker-Endpoints"] = endpoints
         if here.with_tokens and not here.standalone and self.headers.get("X-Docker-Token") == "true":
             token = f'signature={secrets.token_hex(8)},repository="{here.remote}",access=read'
-            here.tokens[token] = True
-            headers["X-Docker-Token"] = token
+            given = [token, *here.more_tokens]
+            here.tokens[",".join(given)] = True
+            headers["X-Docker-Token"] = given
         if self.command == "GET" and what == "images":
             listed = [{"id": key, "checksum": here.checksums.get(key, "")} for key in here.images]
             self._answer(200, json.dumps(listed if here.listed is None else here.listed).encode(), headers)

@@ -64,7 +64,7 @@ def push(
         for tag, identity in tags.items():
             progress.note(f"Pushing tags for rev [{identity[:12]}] on {{{endpoint}}}")
             client.put_tag(endpoint, tag, identity)
-    client.conclude([Entry(key, checksum=upload.tarsum or checksums[key]) for key, upload in by_id.items()])
+    client.conclude([Entry(key, checksum=by_id[key].tarsum or simple) for key, simple in checksums.items()])
     return Pushed(tuple(sent), tuple(present))
 
 
