@@ -24,12 +24,12 @@ from lamella.formats.docker_graph.union import changes
 from support.building import directory, file, gone, hard_link, opaque, symlink, tar
 
 ELSEWHERE = {
-    14: ("registry/test_registry_v1.py", "test_parents_go_first_and_what_is_there_is_not_sent_again"),
+    14: ("registry/test_registry_v1.py", "test_every_tag_is_of_its_image_alone_and_shared_ancestors_are_sent_once"),
     15: ("registry/test_registry_v1.py", "test_parents_are_fetched_before_children"),
     16: ("registry/test_registry_v1.py", "test_every_status_at_every_call_is_a_typed_error"),
     27: ("formats/test_docker_legacy.py", "test_saved_again_it_has_the_same_ids_records_and_tags"),
     28: ("docker_graph/test_graph_mount.py", "test_127_layers_are_one_branch_too_many"),
-    30: ("registry/test_registry_v1.py", "test_credentials_go_to_the_index_and_tokens_to_the_registries"),
+    30: ("registry/test_registry_v1.py", "test_nobody_else_is_spoken_to_in_plain_http_because_tls_failed"),
 }
 
 

@@ -22,6 +22,7 @@ from lamella.registry.registries_conf import RegistriesConf
 from lamella.spec import v1image
 from lamella.spec.digest import Digest
 from lamella.spec.platform import Platform
+from lamella.transfer.endpoints import Journey, Place, copy_between
 from support import building
 from support.registry_v1 import World, world
 
@@ -76,6 +77,26 @@ class TestRegistry:
         assert graph.checksums() == registry.checksums
         assert graph.tags.repositories == {f"{registry.index}/demo": {"latest": IDS[1]}}
         assert store.images() == []
+
+    def test_an_empty_checksum_is_not_pushed_on(self, store, registry):
+        registry.checksums = dict.fromkeys(IDS, "")
+        copy(store, v1(registry), "mine:1")
+        with world() as other:
+            copy(store, "mine:1", v1(other))
+            assert all(checksum.startswith("tarsum+sha256:") for checksum in other.checksums.values())
+            assert other.checksums.keys() == set(IDS)
+
+    @pytest.mark.parametrize("call", [f"{IDS[1]}/layer", "checksum", "tags/latest", "demo/images$"])
+    def test_a_push_that_fails_leaves_nothing_here(self, store, registry, disk, call):
+        copy(store, v1(registry), f"oci:{disk}/layout:it")
+        place = disk / "scratch"
+        place.mkdir()
+        journey = Journey(place, ACCESS, ACCESS)
+        with world() as other:
+            other.fail[f"PUT .*{call}"] = [403]
+            with pytest.raises(AccessDenied):
+                copy_between(Place.parse(f"oci:{disk}/layout:it"), Place.parse(v1(other)), journey)
+        assert [path for path in place.rglob("*") if not path.is_dir()] == []
 
     def test_an_image_that_the_graph_has_gets_no_checksum_of_another_layer(self, store, registry, disk):
         """Its id and its record are what whoever published it chose."""

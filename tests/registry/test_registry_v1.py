@@ -228,6 +228,35 @@ class TestWhoGetsWhat:
             assert Wire(Access(tls_verify=False)).base(here.endpoints[0], named_by="index.example.com")
             wire.close()
 
+    def test_nobody_else_is_spoken_to_in_plain_http_because_tls_failed(self):
+        """What would be sent in plain HTTP shows at a proxy; at port 1 of this machine nobody speaks TLS."""
+        with world() as here:
+            proxies = {"http": f"http://{here.index}"}
+            with pytest.raises(Unavailable):
+                Wire(Access(proxies=proxies)).base("0.0.0.0:1")
+            assert here.log == []
+            assert Wire(Access(proxies=proxies, tls_verify=False)).base("0.0.0.0:1") == "http://0.0.0.0:1/v1"
+            assert len(here.log) == 1
+
+    def test_over_tls(self, make, disk, server_certificate):
+        here = make(tls=server_certificate, user="ann", password="secret")
+        for host in (here.index, *here.endpoints):
+            (disk / "certs.d" / host).mkdir(parents=True)
+            (disk / "certs.d" / host / "ca.crt").write_bytes(server_certificate.authority.read_bytes())
+        access = Access(credentials=Credentials("ann", "secret"), certificates=(disk / "certs.d",))
+        (disk / "scratch").mkdir()
+        with closing(V1Source(Client(Reference.parse(f"{here.index}/demo"), access), disk / "scratch")) as source:
+            assert len(source.offers()) == 3
+
+    def test_a_certificate_that_is_not_trusted_is_told_nothing(self, make, server_certificate):
+        here = make(tls=server_certificate, user="ann", password="secret")
+        access = Access(credentials=Credentials("ann", "secret"), certificates=(), retrying=Retrying(attempts=1))
+        with closing(Client(Reference.parse(f"{here.index}/demo"), access)) as mine:
+            with pytest.raises(Unavailable) as caught:
+                mine.images()
+        assert caught.value.code == "registry-certificate"
+        assert here.log == []
+
     @pytest.mark.parametrize("host", ["http://x", "a/b", "user@host", "a b", "x:port", "-x", "[:::]", "x:70000"])
     def test_registries_that_are_no_hosts_are_refused(self, make, disk, host):
         here = make()
@@ -482,6 +511,15 @@ class TestHostile:
             mine.ancestry(IDS[2])
         assert caught.value.code == "v1-ancestry"
 
+    @pytest.mark.parametrize("listed", ["x", {}, [None], [[]], [{}], [{"id": None}], [{"id": "../../x"}],
+                                        [{"id": IDS[0], "checksum": 5}], [{"id": IDS[0], "Tag": []}]])  # fmt: skip
+    def test_an_index_that_lists_what_is_no_image(self, make, disk, listed):
+        assert isinstance(refused(make(listed=listed), disk), InvalidInput)
+
+    @pytest.mark.parametrize("listed", [[], [{"id": IDS[0], "checksum": None, "Tag": None, "more": {}}]])
+    def test_an_index_that_lists_little_is_no_hindrance(self, make, disk, listed):
+        pulled(make(listed=listed), disk).close()
+
     def test_an_ancestry_that_is_not_what_the_records_say(self, make, disk):
         here = make()
         here.ancestries[IDS[2]] = [IDS[2], IDS[0]]
@@ -729,6 +767,20 @@ class TestPush:
             assert (done.sent, done.present) == (IDS[1:], IDS[:1])
             assert not here.asked(method="PUT", path=f"{IDS[0]}/layer")
             assert "chunked" in here.asked(method="PUT", path=f"{IDS[1]}/layer")[0].headers["transfer-encoding"]
+
+    def test_every_tag_is_of_its_image_alone_and_shared_ancestors_are_sent_once(self):
+        """Two children of one image, each with two tags, and none for what is below them."""
+        other = hashlib.sha256(b"v1 other").hexdigest()
+        raw = json.dumps({**record(2), "id": other}).encode()
+        sibling = Upload(v1image.V1Image.parse(raw), lambda: io.BytesIO(LAYERS[2]), len(LAYERS[2]))
+        tags = {"b": other, "a": IDS[2], "b2": other, "a2": IDS[2]}
+        with world() as here, closing(client(here)) as mine:
+            push(mine, [sibling, *uploads()[::-1]], tags)
+        sent = [one.path.split("/")[3] for one in here.asked(method="PUT", path="/json$")]
+        assert sorted(sent) == sorted([*IDS, other])
+        assert sent[:2] == list(IDS[:2])
+        put = [(one.path.rpartition("/")[2], json.loads(one.body)) for one in here.asked(method="PUT", path="/tags/")]
+        assert put == list(tags.items())
 
     def test_every_registry_of_the_index_gets_it(self):
         with world("one", "two") as here, closing(client(here)) as mine:

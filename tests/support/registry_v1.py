@@ -11,12 +11,15 @@ import hashlib
 import json
 import re
 import secrets
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from support.certificates import Certificate
 
 
 @dataclass
@@ -61,6 +64,7 @@ class World:
     user: str = ""
     password: str = ""
     standalone: bool = False
+    tls: Certificate | None = None
     with_tokens: bool = True
     more_tokens: list[str] = field(default_factory=list)
     ranges: bool = True
@@ -130,6 +134,10 @@ def serving(here: World, name: str) -> Iterator[str]:
     handler = type("Handler", (_Handler,), {"world": here, "name": name})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    if here.tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(here.tls.certificate, here.tls.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
     thread.start()
     try:
