@@ -293,6 +293,21 @@ class TestEndpoints:
         assert isinstance(error, kind)
         assert str(status) in error.reason
 
+    @pytest.mark.parametrize("statuses", [[404], [403], [401, 401], [500] * 3])
+    @pytest.mark.parametrize("path", ["tags", "layer"])
+    def test_a_registry_that_refuses_gives_way_to_the_next(self, make, disk, path, statuses):
+        here = make("one", "two")
+        here.fail[f"GET .*/{path}"] = list(statuses)
+        pulled(here, disk).close()
+        assert here.asked("two", path=f"/{path}")
+
+    @pytest.mark.parametrize(("first", "second", "kind"), [(404, 403, AccessDenied), (403, 404, AccessDenied),
+                                                           (404, 404, NotFound)])  # fmt: skip
+    def test_when_all_refuse_the_first_that_is_more_than_not_found_counts(self, make, disk, first, second, kind):
+        here = make("one", "two")
+        here.fail["GET .*/tags"] = [first, second]
+        assert type(refused(here, disk)) is kind
+
     def test_a_length_of_thousands_of_digits_is_none(self, make, disk):
         here = make()
         here.fail["GET .*/tags"] = [401]

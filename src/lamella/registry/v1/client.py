@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted, Unavailable, one_line
+from lamella.errors import (
+    AccessDenied,
+    Authentication,
+    Integrity,
+    InvalidInput,
+    LamellaError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    one_line,
+)
 from lamella.registry.access import Access
 from lamella.registry.credentials import Credentials
 from lamella.registry.hosts import origin
@@ -51,8 +61,8 @@ class Client:
     """One repository, reached by the protocol of version 1. Not for several threads at once; close it.
 
     ``index`` is asked first (the host of ``reference`` if None): it gets the credentials and names the registries, and
-    these get its tokens, never the credentials. A host that names no registries is one itself ("standalone"). An
-    endpoint that cannot be reached gives way to the next.
+    these get its tokens, never the credentials. A host that names no registries is one itself ("standalone"). A
+    registry that cannot be reached or refuses gives way to the next.
 
     Methods raise Authentication, AccessDenied and NotFound for 401, 403 and 404, Unavailable for other refusals and for
     a protocol that is not spoken, InvalidInput for documents that are none.
@@ -253,7 +263,7 @@ class Client:
         for endpoint in list(self._endpoints):
             try:
                 return self._read(partial(ask, endpoint), read)
-            except (NotFound, Unavailable) as error:
+            except (NotFound, Unavailable, AccessDenied, Authentication) as error:
                 worst = error if worst is None or isinstance(worst, NotFound) else worst
         assert worst is not None
         raise worst
