@@ -502,6 +502,20 @@ class TestCalls:
         with closing(Client(Reference.parse(f"{here.index}/demo"), access)) as mine:
             assert mine.tags() == {"latest": IDS[2]}
 
+    def test_another_index_gets_its_own_credentials_and_no_others(self, make, disk):
+        here = make(user="ann", password="secret")
+        packed = {name: {"auth": base64.b64encode(f"{name}:secret".encode()).decode()} for name in ("ann", "hub")}
+        for auths in ({"docker.io": packed["hub"]}, {"docker.io": packed["hub"], here.index: packed["ann"]}):
+            (disk / "auth.json").write_text(json.dumps({"auths": auths}))
+            access = Access(files=CredentialFiles((disk / "auth.json",)), retrying=Retrying(attempts=1))
+            with closing(Client(Reference.parse("demo"), access, index=here.index)) as mine:
+                if here.index in auths:
+                    assert mine.tags() == {"latest": IDS[2]}
+                    continue
+                with pytest.raises(Authentication):
+                    mine.images()
+                assert not any("authorization" in one.headers for one in here.log)
+
     def test_an_identity_token_is_no_password(self, make):
         here = make()
         access = Access(credentials=Credentials(identity_token="secret"), retrying=Retrying(attempts=1))

@@ -81,7 +81,7 @@ class Client:
         self.host = index or (HUB_INDEX if reference.domain == DEFAULT_DOMAIN else reference.domain)
         self._wire = Wire(access)
         self._credentials = access.credentials or (
-            None if access.files is None else access.files.find(reference.domain, reference.path)
+            None if access.files is None else access.files.find(index or reference.domain, reference.path)
         )
         self._tokens: list[str] = []
         self._endpoints: list[str] = []
