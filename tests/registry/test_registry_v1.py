@@ -169,6 +169,12 @@ class TestWhoGetsWhat:
         assert all(one.headers["authorization"].startswith("Token signature=") for one in asked)
         assert all("Basic" not in str(one.headers) for one in here.asked("registry"))
 
+    def test_registries_get_no_credentials_where_the_index_gives_no_tokens(self, make, disk):
+        here = make(with_tokens=False, user="ann", password="secret")
+        pulled(here, disk, user="ann", password="secret").close()
+        assert here.asked("registry")
+        assert not any("authorization" in one.headers for one in here.asked("registry"))
+
     def test_the_session_cookie_is_given_back_and_only_there(self, make, disk):
         here = make("one", "two")
         here.endpoint_header = " , ".join(here.endpoints)
