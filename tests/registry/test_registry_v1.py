@@ -215,6 +215,23 @@ class TestWhoGetsWhat:
         assert all("authorization" not in one.headers and "cookie" not in one.headers for one in asked)
         assert isinstance(error, Authentication)
 
+    @pytest.mark.parametrize("redirect", [301, 302, 307])
+    @pytest.mark.parametrize("call", ["GET .*/images$", "GET .*/tags", "GET .*/ancestry", "GET .*/json",
+                                      "PUT .*/demo/$", "PUT .*/json", "PUT .*/tags/", "PUT .*/images$"])  # fmt: skip
+    def test_no_redirected_call_takes_secrets_along(self, call, redirect):
+        with world(user="ann", password="secret", redirect=redirect) as here, serving(here, "elsewhere") as elsewhere:
+            here.add(record(0), LAYERS[0], tag="latest")
+            here.fail[call] = [f"http://{elsewhere}/v1/x"]
+            with closing(client(here, user="ann", password="secret")) as mine, pytest.raises(LamellaError):
+                if call.startswith("PUT"):
+                    push(mine, uploads(), {"latest": IDS[2]})
+                else:
+                    assert [mine.tags(), mine.ancestry(IDS[0]), mine.record(IDS[0])]
+        (asked,) = here.asked("elsewhere")
+        assert asked.path == "/v1/x"
+        assert "authorization" not in asked.headers
+        assert "cookie" not in asked.headers
+
     def test_a_standalone_registry_is_its_own_index_and_gets_the_credentials(self, make, disk):
         here = make(standalone=True, user="ann", password="secret")
         with closing(pulled(here, disk, user="ann", password="secret")) as source:

@@ -48,11 +48,10 @@ class World:
     """What all servers of one test share, and what they are to do wrong.
 
     ``fail`` has the statuses to answer with, used up one by one, by ``METHOD path`` (a regular expression); a text in
-    place of a status is sent as a redirect's location with 307; ``fail_headers``
-    and ``fail_body`` go with the statuses. ``cut`` has
-    after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``, ``damage`` how many
-    times layers come with a wrong byte. ``listed`` is what the index says in place of its images, ``part`` how many
-    bytes a range has at most, ``content_range`` what is said of it in place of the truth.
+    place of a status is sent as the location of a ``redirect``. ``fail_headers`` and ``fail_body`` go with statuses.
+    ``cut`` has after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``,
+    ``damage`` how many times layers come with a wrong byte. ``listed`` is what the index says in place of its images,
+    ``part`` how many bytes a range has at most, ``content_range`` what is said of it in place of the truth.
     """
 
     images: dict[str, Stored] = field(default_factory=dict)
@@ -74,6 +73,7 @@ class World:
     endpoint_header: str | None = None
     fail: dict[str, list[int | str]] = field(default_factory=dict)
     broken: dict[str, list[int]] = field(default_factory=dict)
+    redirect: int = 307
     fail_headers: dict[str, str] = field(default_factory=dict)
     fail_body: bytes = b'{"error":"so it was asked"}'
     cut: list[int] = field(default_factory=list)
@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, status: int | str) -> None:
         here = self.world
         if isinstance(status, str):
-            self._answer(307, b"", {"Location": status})
+            self._answer(here.redirect, b"", {"Location": status})
         elif status == 0:
             self.close_connection = True
         else:
