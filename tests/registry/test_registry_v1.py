@@ -316,6 +316,15 @@ class TestEndpoints:
         assert isinstance(error, kind)
         assert str(status) in error.reason
 
+    @pytest.mark.parametrize("text", ["HTTP", "200", "X-Docker-Endpoints", "27.0.0.1:", "X-Docker-Token", "ignature="])
+    def test_half_a_header_is_no_header(self, make, disk, text):
+        """Half the name of a registry, or none, would be another host that tokens and images are sent to."""
+        here = make(user="ann", password="secret")
+        here.cut_headers["/images$"] = [text.encode()]
+        pulled(here, disk, user="ann", password="secret").close()
+        assert len(here.asked("index", path="/images$")) == 2
+        assert [one.path for one in here.asked("index") if "repositories" not in one.path] == ["/v1/_ping"]
+
     @pytest.mark.parametrize("statuses", [[404], [403], [401, 401], [500] * 3])
     @pytest.mark.parametrize("path", ["tags", "layer"])
     def test_a_registry_that_refuses_gives_way_to_the_next(self, make, disk, path, statuses):

@@ -49,9 +49,10 @@ class World:
 
     ``fail`` has the statuses to answer with, used up one by one, by ``METHOD path`` (a regular expression); a text in
     place of a status is sent as the location of a ``redirect``. ``fail_headers`` and ``fail_body`` go with statuses.
-    ``cut`` has after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``,
-    ``damage`` how many times layers come with a wrong byte. ``listed`` is what the index says in place of its images,
-    ``part`` how many bytes a range has at most, ``content_range`` what is said of it in place of the truth.
+    ``cut`` has after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``, and
+    ``cut_headers`` the texts in the headers of answers behind whose first byte they do; ``damage`` how many times
+    layers come with a wrong byte. ``listed`` is what the index says in place of its images, ``part`` how many bytes a
+    range has at most, ``content_range`` what is said of it in place of the truth.
     """
 
     images: dict[str, Stored] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class World:
     fail: dict[str, list[int | str]] = field(default_factory=dict)
     broken: dict[str, list[int]] = field(default_factory=dict)
     redirect: int = 307
+    cut_headers: dict[str, list[bytes]] = field(default_factory=dict)
     fail_headers: dict[str, str] = field(default_factory=dict)
     fail_body: bytes = b'{"error":"so it was asked"}'
     cut: list[int] = field(default_factory=list)
@@ -227,6 +229,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return body[: sizes.pop(0)]
         return body
+
+    def end_headers(self) -> None:
+        """All headers, or as many bytes of them as come before the connection breaks."""
+        for pattern, sizes in self.world.cut_headers.items():
+            if sizes and self.command and re.search(pattern, f"{self.command} {self.path}"):
+                head = b"".join(self._headers_buffer)
+                self._headers_buffer = []
+                self.wfile.write(head[: head.index(sizes.pop(0)) + 1])
+                raise ConnectionAbortedError
+        super().end_headers()
 
     # -- the index
 

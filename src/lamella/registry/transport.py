@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -176,10 +177,48 @@ def _proxy_headers(proxy: str) -> dict[str, str]:
     return {} if auth is None else dict(make_headers(proxy_basic_auth=unquote(auth)))
 
 
+class _Lines:
+    """A stream of which the last line is known."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.last = stream, b""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        self.last = self.stream.readline(size)
+        return bytes(self.last)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@functools.cache
+def _whole_headers() -> Any:
+    """A kind of answer that is none when the connection ends among its headers.
+
+    http.client takes what has come until then, the half of a host's name as well.
+    """
+    from http.client import HTTPResponse, RemoteDisconnected
+
+    class WholeHeaders(HTTPResponse):
+        def begin(self) -> None:
+            stream: Any = self.fp
+            lines: Any = _Lines(stream)
+            self.fp = lines
+            super().begin()
+            if self.fp is lines:  # an answer without a body has closed it
+                self.fp = stream
+            if lines.last not in (b"\r\n", b"\n"):
+                raise RemoteDisconnected("it ended among the headers of the answer")
+
+    return WholeHeaders
+
+
 def _remembering(kind: Any, remember: Callable[[socket.socket | None], None]) -> Any:
     """A kind of connection whose sockets are told of: what another thread waits for can be ended by no other way."""
 
     class Remembering(kind):  # type: ignore[misc]
+        response_class = _whole_headers()
+
         def connect(self) -> None:
             super().connect()
             remember(self.sock)
