@@ -346,7 +346,7 @@ class TestEndpoints:
         here.fail_headers = {"Content-Length": "9" * 5000, "Connection": "close"}
         pulled(here, disk).close()
 
-    @pytest.mark.parametrize("path", ["images$", "tags", "ancestry", "json", "layer"])
+    @pytest.mark.parametrize("path", ["_ping", "images$", "tags", "ancestry", "json", "layer"])
     def test_passing_failures_pass(self, make, disk, path):
         here = make()
         here.fail[f"GET .*{path}"] = [503, 0]
@@ -854,6 +854,16 @@ class TestPush:
             with closing(client(here)) as mine:
                 push(mine, uploads(), {"latest": IDS[2]})
             assert here.images[IDS[2]].layer == LAYERS[2]
+
+    @pytest.mark.parametrize("call", ["<0>/json", "<0>/layer", "<0>/checksum", "tags/latest"])
+    def test_a_used_up_token_is_replaced_by_one_for_pushing(self, call):
+        """The answer that would have begun a session was lost, and the token with it."""
+        with world() as here, closing(client(here)) as mine:
+            here.fail["PUT .*" + call.replace("<0>", IDS[0])] = [401]
+            push(mine, uploads(), {"latest": IDS[2]})
+            assert here.tags == {"latest": IDS[2]}
+        assert [one.path for one in here.asked("index", path="repositories")] == [
+            *["/v1/repositories/demo/"] * 2, "/v1/repositories/demo/images"]  # fmt: skip
 
     def test_the_index_may_send_the_announcement_elsewhere(self):
         with world() as here:

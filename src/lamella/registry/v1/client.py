@@ -84,6 +84,8 @@ class Client:
             None if access.files is None else access.files.find(index or reference.domain, reference.path)
         )
         self._tokens: list[str] = []
+        self._renew: Callable[[], object] = self.images
+        """Gets other tokens of the index, for what the last ones were for."""
         self._endpoints: list[str] = []
 
     def __enter__(self) -> Self:
@@ -119,6 +121,7 @@ class Client:
 
     def images(self) -> list[Entry]:
         """The images of the repository, as the index has them."""
+        self._renew = self.images
         raw = self._read(
             lambda: self._ask_index("GET", "images", doing="asking for the images", accepted={200}), self._document_of
         )
@@ -126,6 +129,7 @@ class Client:
 
     def announce(self, entries: Sequence[Entry]) -> None:
         """Tell the index what is going to be pushed; it says where to."""
+        self._renew = partial(self.announce, entries)
         body = _listed(entries, checksums=False)
         self._ask_index("PUT", "", body=body, doing="announcing a push", accepted={200, 201}).discard()
 
@@ -276,9 +280,9 @@ class Client:
         mine = self._authorization(endpoint)
         answer = self._wire.send(method, url, authorization=mine, headers=headers, body=body)
         own = origin(answer.url) == origin(url)
-        if answer.status == 401 and own and self._tokens and method == "GET":
+        if answer.status == 401 and own and self._tokens:
             answer.discard()
-            self.images()
+            self._renew()
             mine = self._authorization(endpoint)
             answer = self._wire.send(method, url, authorization=mine, headers=headers, body=body)
         return answer

@@ -73,8 +73,19 @@ class Wire:
         plain = local or self.access.tls_verify is False
         known = self._bases.get((host, plain))
         if known is None:
-            known = self._bases[host, plain] = self._probe(host, plain=plain)
+            known = self._bases[host, plain] = self._found(host, plain=plain)
         return known
+
+    def _found(self, host: str, *, plain: bool) -> str:
+        """What ``_probe`` finds, asked again when the connection breaks."""
+        for failures in range(1, self.access.retrying.attempts):
+            try:
+                return self._probe(host, plain=plain)
+            except Unavailable as error:
+                if error.code not in BROKEN:
+                    raise
+            self.pause(failures)
+        return self._probe(host, plain=plain)
 
     def _probe(self, host: str, *, plain: bool) -> str:
         transport = self._transport(host)
