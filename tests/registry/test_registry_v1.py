@@ -340,6 +340,13 @@ class TestEndpoints:
         here.fail["GET .*/tags"] = [first, second]
         assert type(refused(here, disk)) is kind
 
+    def test_what_breaks_is_told_and_not_that_there_was_no_tls(self, make, disk):
+        here = make()
+        here.fail["_ping"] = [0] * 20
+        error = refused(here, disk)
+        assert error.code == "registry-connection"
+        assert "SSL" not in str(error)
+
     def test_a_length_of_thousands_of_digits_is_none(self, make, disk):
         here = make()
         here.fail["GET .*/tags"] = [401]
@@ -865,12 +872,22 @@ class TestPush:
         assert [one.path for one in here.asked("index", path="repositories")] == [
             *["/v1/repositories/demo/"] * 2, "/v1/repositories/demo/images"]  # fmt: skip
 
-    def test_the_index_may_send_the_announcement_elsewhere(self):
-        with world() as here:
-            here.fail["PUT /v1/repositories/demo/$"] = [f"http://{here.index}/v1/repositories/demo/"]
+    @pytest.mark.parametrize("redirect", [301, 302, 307, 308])
+    @pytest.mark.parametrize("place", ["http://{}/v1/repositories/demo/", "/v1/repositories/demo/"])
+    def test_the_index_may_send_the_announcement_elsewhere(self, redirect, place):
+        with world(redirect=redirect) as here:
+            here.fail["PUT /v1/repositories/demo/$"] = [place.format(here.index)]
             with closing(client(here)) as mine:
                 push(mine, uploads(), {})
+            assert len({one.body for one in here.asked("index", "PUT", "/$")}) == 1
             assert len(here.asked("index", "PUT", "/$")) == 2
+
+    def test_an_index_that_redirects_without_end(self):
+        with world(redirect=302) as here:
+            here.fail["PUT /v1/repositories/demo/$"] = ["/v1/repositories/demo/"] * 50
+            with closing(client(here)) as mine, pytest.raises(Unavailable) as caught:
+                push(mine, uploads(), {})
+            assert caught.value.code == "registry-redirects"
 
     @pytest.mark.parametrize(
         ("call", "status", "kind"),

@@ -91,12 +91,12 @@ class Wire:
         transport = self._transport(host)
         try:
             transport.open(Request("GET", f"https://{host}/v1/_ping")).discard()
+            return f"https://{host}/v1"
         except Unavailable as error:
             if not plain or error.code in ("registry-certificate", "registry-timeout"):
                 raise
-            transport.open(Request("GET", f"http://{host}/v1/_ping")).discard()
-            return f"http://{host}/v1"
-        return f"https://{host}/v1"
+        transport.open(Request("GET", f"http://{host}/v1/_ping")).discard()
+        return f"http://{host}/v1"
 
     def send(
         self,
