@@ -359,6 +359,12 @@ class TestEndpoints:
         here.fail[f"GET .*{path}"] = [503, 0]
         pulled(here, disk).close()
 
+    def test_which_statuses_pass(self, make, disk):
+        here = make()
+        here.fail["GET .*/tags"] = [408, 429, 500, 502, 503, 504]
+        pulled(here, disk, attempts=7).close()
+        assert len(here.asked(path="/tags")) == 7
+
     @pytest.mark.parametrize("path", ["images$", "tags", "ancestry", "json"])
     def test_a_document_that_breaks_off_is_asked_for_again(self, make, disk, path):
         here = make()
