@@ -7,8 +7,9 @@ import gzip
 import hashlib
 import io
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -855,6 +856,22 @@ class TestPush:
         assert sent[:2] == list(IDS[:2])
         put = [(one.path.rpartition("/")[2], json.loads(one.body)) for one in here.asked(method="PUT", path="/tags/")]
         assert put == list(tags.items())
+
+    @pytest.mark.parametrize("status", [0, 503, 403])
+    def test_every_layer_that_was_opened_is_closed(self, status):
+        opened = []
+
+        def opening(layer: bytes):
+            opened.append(io.BytesIO(layer))
+            return opened[-1]
+
+        mine = [replace(one, open_layer=partial(opening, layer)) for one, layer in zip(uploads(), LAYERS, strict=True)]
+        with world() as here, closing(client(here)) as to:
+            here.fail[f"PUT .*{IDS[1]}/layer"] = [status]
+            with suppress(AccessDenied):
+                push(to, mine, {"latest": IDS[2]})
+        assert len(opened) == (7 if status != 403 else 5)
+        assert all(reader.closed for reader in opened)
 
     def test_every_registry_of_the_index_gets_it(self):
         with world("one", "two") as here, closing(client(here)) as mine:
