@@ -657,6 +657,15 @@ class TestLayers:
         ranges = [one.headers.get("range") for one in here.asked(path=f"{IDS[2]}/layer")]
         assert ranges == [None, "bytes=50000-", "bytes=70000-", "bytes=90000-"]
 
+    def test_a_registry_that_sends_all_of_it_again_is_no_hindrance(self, make, disk):
+        here = make(part=0)
+        here.cut = [len(LAYERS[0]), len(LAYERS[1]), 50_000]
+        with closing(pulled(here, disk)) as source:
+            manifest = Manifest.parse(read(source, source.offers()[2].descriptor))
+            assert read(source, manifest.layers[2]) == LAYERS[2]
+        ranges = [one.headers.get("range") for one in here.asked(path=f"{IDS[2]}/layer")]
+        assert ranges == [None, "bytes=50000-"]
+
     @pytest.mark.parametrize("said", ["bytes 40000-102399/102400", "bytes */102400", "", f"bytes {'9' * 5000}-1/2"])
     def test_a_part_that_is_another_is_refused(self, make, disk, said):
         here = make(content_range=said)

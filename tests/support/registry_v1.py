@@ -52,7 +52,7 @@ class World:
     ``cut`` has after how many bytes layers break off, ``broken`` the same of other answers by ``METHOD path``, and
     ``cut_headers`` the texts in the headers of answers behind whose first byte they do; ``damage`` how many times
     layers come with a wrong byte. ``listed`` is what the index says in place of its images, ``part`` how many bytes a
-    range has at most, ``content_range`` what is said of it in place of the truth.
+    range has at most (0: all of it comes again), ``content_range`` what is said of it in place of the truth.
     """
 
     images: dict[str, Stored] = field(default_factory=dict)
@@ -329,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
         offset, end, status = 0, len(data), 200
         if here.ranges:
             headers["Accept-Ranges"] = "bytes"
-        if asked is not None and here.ranges:
+        if asked is not None and here.ranges and here.part:
             offset, status = int(asked[1]), 206
             end = min(len(data), offset + here.part)
             headers["Content-Range"] = f"bytes {offset}-{end - 1}/{len(data)}"
