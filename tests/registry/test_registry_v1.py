@@ -20,7 +20,7 @@ from lamella.registry.v1.client import Client
 from lamella.registry.v1.push import Upload, push
 from lamella.registry.v1.source import V1Source
 from lamella.registry.v1.wire import Wire
-from lamella.spec import v1image
+from lamella.spec import media, v1image
 from lamella.spec.documents import ImageConfig, Manifest
 from lamella.spec.limits import Limits
 from lamella.spec.progress import NO_PROGRESS, Cancelled
@@ -118,6 +118,8 @@ class TestPull:
             assert [offer.parent for offer in offers] == [None, *(offer.descriptor.digest for offer in offers[:2])]
             manifest = Manifest.parse(read(source, offers[2].descriptor))
             assert [read(source, layer) for layer in manifest.layers] == list(LAYERS)
+            assert [layer.media_type for layer in manifest.layers] == [
+                media.layer("none"), media.layer("gzip"), media.layer("none")]  # fmt: skip
             config = ImageConfig.parse(read(source, manifest.config))
             assert [step.created_by for step in config.history] == [f"/bin/sh -c echo {n}" for n in range(3)]
             kept = v1image.kept_images(manifest)
@@ -147,6 +149,7 @@ class TestPull:
         with closing(pulled(here, disk, tag=None)) as source:
             assert [sorted(name.rpartition(":")[2] for name in offer.names) for offer in source.offers()] == [
                 ["base"], [], ["again", "latest"]]  # fmt: skip
+        assert len(here.asked(path="/json$")) == len(here.asked(path="/layer$")) == 3
         (disk / "other").mkdir()
         with closing(V1Source(client(here), disk / "other", tag="base")) as source:
             assert len(source.offers()) == 1
