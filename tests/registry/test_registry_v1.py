@@ -939,6 +939,13 @@ class TestPush:
             if "images" not in call:
                 assert here.tags == {}
 
+    @pytest.mark.parametrize("tag", ["", "../..", "a?b", "a/b", "a@sha256:" + "0" * 64, "-a", "a" * 129])
+    def test_a_tag_that_is_none_is_refused_first(self, tag):
+        with world() as here, closing(client(here)) as mine:
+            with pytest.raises(InvalidInput):
+                push(mine, uploads(), {"latest": IDS[2], tag: IDS[0]})
+            assert here.asked() == []
+
     def test_a_parent_that_is_not_pushed_and_a_tag_of_nothing_are_refused_first(self):
         with world() as here, closing(client(here)) as mine:
             with pytest.raises(NotFound) as caught:

@@ -10,6 +10,7 @@ from lamella.registry.v1.client import Client, Entry
 from lamella.registry.v1.layers import simple_checksum
 from lamella.spec.endpoint import Reader
 from lamella.spec.progress import NO_PROGRESS, Progress
+from lamella.spec.reference import Reference
 from lamella.spec.v1image import V1Image, parents_first
 
 
@@ -41,11 +42,13 @@ def push(
 
     The index learns first what will come and last the checksums of it; a registry that has an image already is not
     sent it again. A push that fails leaves images without tags at most. Raises InvalidInput for a parent that is not
-    among the images or a tag of none of them, and as Client does.
+    among the images, for a tag of none of them or of characters that no tag has, and as Client does.
     """
     by_id = {upload.image.id: upload for upload in uploads}
     ordered = [by_id[image.id] for image in parents_first({key: item.image for key, item in by_id.items()})]
     for tag, identity in tags.items():
+        if Reference.parse(f"{client.reference.repository}:{tag}").tag != tag:
+            raise InvalidInput(f"'{tag[:80]}' is no tag", code="v1-tag", subject=client.reference.familiar)
         if identity not in by_id:
             raise InvalidInput(f"the tag {tag} is of {identity[:80]}, which is not pushed", code="v1-tag",
                                subject=client.reference.familiar)  # fmt: skip
