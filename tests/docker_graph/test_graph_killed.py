@@ -1,121 +1,162 @@
-"""Processes that write to a graph and are killed at any system call: all or nothing, and the next one goes on."""
+"""What is killed, or fails, at any of its system calls: all or nothing, and the next one goes on."""
 
 from __future__ import annotations
 
+import errno
 import io
-import subprocess
-import sys
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from graph_support import image, layer
 
 from lamella import TreeView, errors
 from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.testing import supervised
+from lamella.testing.supervised import CALLS, Fault
+from support import needs
 from support.building import directory, file, tar
-from support.needs import needs_tool
 
-ID = "ab" * 32
+ID, BASE = "ab" * 32, "cd" * 32
 LAYER = tar(directory("d"), file("d/new", "new"), file("d/.wh.old"))
-CALLS = "rename,renameat2,fsync,syncfs,unlink,unlinkat,mkdir,mkdirat,rmdir"
-
-PREPARE = """
-import io, sys
-from pathlib import Path
-from lamella.formats.docker_graph import Graph, GraphForm, GraphImage, Record
-place, parent, id, data = Path(sys.argv[1]), sys.argv[2], sys.argv[3], open(sys.argv[4], "rb")
-graph = Graph.open(place / "graph")
-"""
-REGISTER = PREPARE + "graph.register(GraphImage(Record(id=id, parent=parent)), data, keep_archive=True); print('done')"
-DELETE = PREPARE + "graph.delete(id, force=True); print('done')"
-TAG = PREPARE + "graph.tags.set('r', 't', id, force=True); print('done')"
-
-pytestmark = needs_tool("strace")
+TAKE_SPACE = frozenset(name for name in CALLS if name.startswith(("write", "open", "mkdir", "copy")))
 
 
-def killed_at(number, script, *arguments):
-    """Run a script that is killed at its ``number``-th call; whether it said that it was done, and whether it was."""
-    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={CALLS}"]
-    command += ["-e", f"inject={CALLS}:signal=KILL:when={number}"]
-    done = subprocess.run(
-        [*command, sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:
-        return True, False
-    assert done.stderr == "", done.stderr
-    return "done" in done.stdout, True
+def register(graph):
+    graph.register(image(ID, parent=BASE), io.BytesIO(LAYER), keep_archive=True)
 
 
-@pytest.fixture(params=[GraphForm.V0_4, GraphForm.AUFS], ids=lambda form: form.name)
-def world(request, disk):
-    """A graph with a base image, and the archive of a layer for it."""
-    graph = Graph.open(disk / "graph", form=request.param)
-    base = graph.register(image(), layer(directory("d"), file("d/old", "old")))
-    (disk / "layer.tar").write_bytes(LAYER)
-    return disk, graph, base
+def delete(graph):
+    assert graph.delete(ID, force=True) == ["r:t"]
 
 
-def every_third(first, script, *arguments, check):
-    """Kill the script at every third call, from the ``first`` on, until it is through."""
-    number = first
-    while True:
-        said, was_killed = killed_at(number, script, *arguments)
-        check(said)
-        if not was_killed:
-            return
-        number += 3
+def tag(graph):
+    graph.tags.set("r", "o", ID, force=True)
 
 
-def whole(graph, id):
-    view = TreeView(graph.get(id).tree())
-    return [info.path for info in view.walk()] == [b"", b"d", b"d/new"]
+def untag(graph):
+    graph.tags.delete("r")
 
 
-@pytest.mark.parametrize("first", [1, 2])
-def test_register(world, first):
-    disk, graph, base = world
-
-    def check(said):
-        there = graph.exists(ID)
-        assert there or not said
-        if there:
-            assert whole(graph, ID)
-            with pytest.raises(errors.AlreadyExists):
-                graph.register(image(ID), None)
-            graph.delete(ID)
-        assert graph.ids() == [base.id]
-
-    every_third(first, REGISTER, disk, base.id, ID, disk / "layer.tar", check=check)
-    graph.register(image(ID, parent=base.id), io.BytesIO(LAYER))
-    assert whole(graph, ID)
-    assert list(graph.layout.temporary.iterdir()) == []
+def checksum(graph):
+    graph.get(ID).checksum()
 
 
-@pytest.mark.parametrize("first", [1, 2, 3])
-def test_delete(world, first):
-    disk, graph, base = world
+class World:
+    """A graph, and copies of it for an operation to be disturbed in."""
 
-    def check(said):
-        there = graph.exists(ID)
-        assert not (there and said)
-        if there:
-            assert whole(graph, ID)
-            assert graph.tags.names(ID) in ([], ["r:t"])
+    def __init__(self, place, form, act):
+        self.template, self.copy, self.form, self.act = place / "template", place / "copy", form, act
+        graph = Graph.open(self.template / "graph", form=form)
+        graph.register(image(BASE), layer(directory("d"), file("d/old", "old")))
+        graph.get(BASE).checksum()
+        if act is not register:
+            register(graph)
+            graph.tags.set("r", "t", ID)
+        if act in (tag, untag):
+            graph.tags.set("r", "o", BASE)
+        if act is delete:
+            checksum(graph)
+        self.fresh()
+
+    def fresh(self):
+        """Make a new copy."""
+        shutil.rmtree(self.copy, ignore_errors=True)
+        shutil.copytree(self.template, self.copy, symlinks=True)
+        self.graph = Graph.open(self.copy / "graph", form=self.form)
+
+    def run(self, fault=None):
+        """Do it in a new copy and in another process, which ends with status 3 when it fails as it should."""
+        self.fresh()
+
+        def act():
+            try:
+                self.act(self.graph)
+            except errors.LamellaError as error:
+                print(f"{type(error).__name__}: {error}")
+                raise SystemExit(3) from error
+
+        return supervised.supervised(act, below=self.copy, fault=fault)
+
+    def sweep(self, fault):
+        """Runs with the fault at each call in turn."""
+        number = 1
+        while (run := self.run(fault(number))).was_hit:
+            yield run
+            number += 1
+        assert run.status == 0, run.errors
+        assert number > 2
+
+    def picture(self):
+        """The images and all that is in them, their names, their checksums."""
+        images = {found.id: [info.path for info in TreeView(found.tree()).walk()] for found in self.graph.all()}
+        return images, self.graph.tags.repositories, self.graph.checksums()
+
+    def files(self):
+        """All that lies there outside of the temporary directory."""
+        temporary = self.graph.layout.temporary
+        paths = sorted(path for path in self.copy.rglob("*") if temporary not in (path, *path.parents))
+        return {str(path.relative_to(self.copy)): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+ACTS = [(form, act) for form in (GraphForm.V0_4, GraphForm.AUFS) for act in (register, delete)]
+ACTS += [(GraphForm.V0_4, act) for act in (tag, untag, checksum)]
+
+
+@pytest.fixture(params=ACTS, ids=lambda param: f"{param[0].name}-{param[1].__name__}")
+def world(request, tmp_path):
+    """A graph, and what is done to it; in memory where that can be, as nothing here is about what a disk keeps."""
+    if reason := supervised.missing():
+        needs.missing(f"seccomp user notifications: {reason}")
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place:
+        yield World(Path(place), *request.param)
+
+
+def test_killed(world):
+    before = world.picture()
+    assert world.run().status == 0
+    after = world.picture()
+    assert after != before
+    for run in world.sweep(Fault):
+        seen = world.picture()
+        if world.act is delete and seen[0] == before[0]:  # checksum and names go first
+            assert all(part in (old, new) for part, old, new in zip(seen, before, after, strict=True)), run.hit
         else:
-            graph.register(image(ID, parent=base.id), io.BytesIO(LAYER))
-        graph.tags.set("r", "t", ID)
+            assert seen in (before, after), run.hit
+        assert_goes_on(world.graph)
+        assert list(world.graph.layout.temporary.iterdir()) == [], run.hit
+        assert list(world.copy.rglob("*.tmp")) == [], run.hit
 
-    check(said=False)
-    every_third(first, DELETE, disk, base.id, ID, disk / "layer.tar", check=check)
+
+def assert_goes_on(graph):
+    if ID not in graph.ids():
+        register(graph)
+    graph.tags.set("r", "t", ID, force=True)
+    graph.get(ID).checksum()
+    assert [info.path for info in TreeView(graph.get(ID).tree()).walk()] == [b"", b"d", b"d/new"]
+    assert "r:t" in graph.delete(ID, force=True)
+    assert graph.ids() == [BASE]
+    assert ID not in graph.checksums()
 
 
-def test_tag(world):
-    disk, graph, base = world
-    graph.register(image(ID, parent=base.id), io.BytesIO(LAYER))
-    graph.tags.set("r", "t", base.id)
+def test_a_call_that_fails(world):
+    before, files = world.picture(), world.files()
+    assert world.run().status == 0
+    after = world.picture()
+    for run in world.sweep(lambda number: Fault(number, errno.EIO)):
+        if run.status == 3:
+            assert (world.picture(), world.files()) == (before, files), (run.hit, run.output)
+        else:
+            assert run.status == 0, run.errors
+            assert world.picture() == after, run.hit
 
-    def check(said):
-        assert graph.tags.names(ID) == (["r:t"] if said else graph.tags.names(ID))
-        assert graph.tags.lookup("r:t").id in (ID, base.id)
-        graph.tags.set("r", "t", base.id, force=True)
 
-    every_third(1, TAG, disk, base.id, ID, disk / "layer.tar", check=check)
+def test_a_disk_that_is_full_from_some_call_on(world):
+    images, names, _ = world.picture()
+    assert world.run().status == 0
+    after = world.picture()
+    for run in world.sweep(lambda number: Fault(number, errno.ENOSPC, calls=TAKE_SPACE, lasting=True)):
+        assert run.status in (0, 3), run.errors
+        assert world.picture()[:2] == ((images, names) if run.status == 3 else after[:2]), (run.hit, run.output)

@@ -11,7 +11,7 @@ import errno
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -224,7 +224,7 @@ class Graph:
 
     def _add(self, image: GraphImage, layer: Reader | None, *, keep_archive: bool) -> None:
         below = self._below(image)
-        with self.temporary() as scratch:
+        with self._aside() as scratch:
             built = scratch / image.id
             image.assemble(
                 built,
@@ -259,33 +259,38 @@ class Graph:
             raise AlreadyExists(f"Image {id} already exists", code="graph-image-exists")
 
     def _publish(self, built: Path, image: GraphImage, scratch: Scratch) -> None:
-        """Move a finished image to its place; the rename of its record's directory is what makes it one."""
+        """Move a finished image to its place; the rename of its record's directory is what makes it one.
+
+        What fails leaves every place as it was.
+        """
         target = self.root / image.id
-        with os_errors(str(target)):
-            if self.layout.form.has_driver:
-                self._publish_driver(built, image, scratch)
+        with os_errors(str(target)), ExitStack() as undo:
+            for number, (source, place) in enumerate(self._driver_moves(built, image, scratch)):
+                place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                if os.path.lexists(place):  # of a killed register: no record, so nobody's
+                    _move(place, scratch / f"stale-{number}", undo)
+                _move(source, place, undo)
+                fsync_dir(place.parent)
             try:
-                os.rename(built, target)
+                _move(built, target, undo)
             except OSError as error:
                 if not os.path.lexists(target):
                     raise
                 text = f"something that is no image is in the way: {error.strerror}"
                 raise Conflict(text, code="graph-leftover", subject=str(target)) from error
             fsync_dir(self.root)
+            undo.pop_all()
 
-    def _publish_driver(self, built: Path, image: GraphImage, scratch: Scratch) -> None:
-        for number, place in enumerate(self.layout.driver_places(image.id)):
-            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            if os.path.lexists(place):  # of a killed register: no record, so nobody's
-                os.rename(place, scratch / f"stale-{number}")
-        os.rename(built / places.LAYER, self.layout.layer(image.id))
+    def _driver_moves(self, built: Path, image: GraphImage, scratch: Scratch) -> list[tuple[Path, Path]]:
+        """What a driver keeps of a new image: where it is, and where it goes."""
+        sources = [built / places.LAYER]
         if self.layout.form is GraphForm.AUFS:
-            layers, _, mounted = self.layout.driver_places(image.id)
+            layers, mounted = scratch / "layers", scratch / "mnt"
             ancestors = [found.id for found in self.get(image.parent).walk_history()] if image.parent else []
             write_atomic(layers, "".join(f"{found}\n" for found in ancestors).encode())
             mounted.mkdir(mode=0o755)
-        for place in self.layout.driver_places(image.id):
-            fsync_dir(place.parent)
+            sources = [layers, *sources, mounted]
+        return list(zip(sources, self.layout.driver_places(image.id), strict=False))
 
     # -- removing
 
@@ -296,7 +301,7 @@ class Graph:
         has names, unless ``force``: then they go too, before it does. A removal that fails leaves image and names.
         """
         id = self.lookup(name)
-        with self.temporary() as scratch:
+        with self._aside() as scratch:
             with self.locked():
                 if not os.path.lexists(self.root / id):
                     raise NotFound(f"No such id: {name[:80]}", code="graph-no-such-id")
@@ -306,12 +311,8 @@ class Graph:
                 if names and not force:
                     text = f"it is tagged: {', '.join(names)}"
                     raise FailedPrecondition(text, code="graph-image-tagged", subject=f"image {short_id(id)}")
-                with self.tags.without(id):
-                    with os_errors(str(self.root / id)):
-                        os.rename(self.root / id, scratch / "removed")
-                fsync_dir(self.root)
-                self._remove_driver(id, scratch)
-                self._forget_checksum(id)
+                with self._without_checksum(id), self.tags.without(id):
+                    self._withdraw(id, scratch)
         return names
 
     def _check_childless(self, id: str) -> None:
@@ -320,17 +321,28 @@ class Graph:
             text = f"images stand on it: {', '.join(map(short_id, children[:5]))}"
             raise FailedPrecondition(text, code="graph-image-has-children", subject=f"image {short_id(id)}")
 
-    def _remove_driver(self, id: str, scratch: Scratch) -> None:
-        with os_errors(str(self.layout.layer(id))):
+    def _withdraw(self, id: str, scratch: Scratch) -> None:
+        """Move an image away, its record durably first: what is killed leaves a layer too many, never one too few.
+
+        What fails leaves every place as it was.
+        """
+        elsewhere: list[Path] = []
+        with os_errors(str(self.root / id)), ExitStack() as undo:
+            _move(self.root / id, scratch / "removed", undo)
+            fsync_dir(self.root)
             for number, place in enumerate(self.layout.driver_places(id)):
                 try:
-                    os.rename(place, scratch / f"removed-{number}")
+                    _move(place, scratch / f"removed-{number}", undo)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     if error.errno != errno.EXDEV:
                         raise
-                    remove_tree(place)
+                    elsewhere.append(place)
+            undo.pop_all()
+        for place in elsewhere:
+            with self._noting(place):
+                remove_tree(place)
 
     # -- the temporary area, the lock, the checksums
 
@@ -339,6 +351,24 @@ class Graph:
         with os_errors(str(self.layout.temporary)):
             self.layout.temporary.mkdir(mode=0o700, exist_ok=True)
         return Scratch(self.layout.temporary)
+
+    @contextmanager
+    def _aside(self) -> Iterator[Scratch]:
+        """A temporary directory; what cannot be removed of it is noted, and left for the next one to clear."""
+        with self.temporary() as scratch:
+            try:
+                yield scratch
+            finally:
+                with self._noting(scratch.path):
+                    scratch.close()
+
+    @contextmanager
+    def _noting(self, left: Path) -> Iterator[None]:
+        """What fails inside is told, and no failure: the image is what it was to be, only something is left over."""
+        try:
+            yield
+        except LamellaError as error:
+            self.progress.note(f"{left} could not be removed: {error}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -388,6 +418,16 @@ class Graph:
             lock.release()
         return kept
 
+    @contextmanager
+    def _without_checksum(self, id: str) -> Iterator[None]:
+        """Forget the checksum of ``id``, unless what is done inside fails. For the holder of the lock."""
+        if self.layout.checksums is None or id not in self.checksums():
+            yield
+            return
+        with SideFile(self.layout.checksums).restored_on_failure():
+            self._keep_checksums(self.layout.checksums, {}, gone=id)
+            yield
+
     def _keep_checksums(self, path: Path, found: dict[str, str], gone: str = "") -> dict[str, str]:
         file = SideFile(path)
         raw = file.read()
@@ -399,9 +439,11 @@ class Graph:
             file.write(gojson.render(gojson.sorted_map(merged)))
         return merged
 
-    def _forget_checksum(self, id: str) -> None:
-        if self.layout.checksums is not None and id in self.checksums():
-            self._keep_checksums(self.layout.checksums, {}, gone=id)
+
+def _move(source: Path, target: Path, undo: ExitStack) -> None:
+    """Rename; ``undo`` gets to know the way back."""
+    os.rename(source, target)
+    undo.callback(os.rename, target, source)
 
 
 def _is_id(name: str) -> bool:

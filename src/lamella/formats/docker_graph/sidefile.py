@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lamella._sys.files import os_errors, write_atomic
+from lamella._sys.files import drop_temporaries, os_errors, write_atomic
 from lamella.errors import InvalidInput, LamellaError, NotFound
 from lamella.formats.docker_graph import gojson
 from lamella.formats.docker_graph.layout import read_file
@@ -30,14 +32,38 @@ class SideFile:
 
     def read(self) -> bytes:
         """The bytes; empty when there is no file."""
+        return self._read() or b""
+
+    def write(self, data: bytes) -> None:
+        """Put ``data`` in its place, atomically and durably (0600); what killed writers left goes."""
+        drop_temporaries(self.path)
+        with self.restored_on_failure():
+            write_atomic(self.path, data, mode=0o600)
+
+    @contextmanager
+    def restored_on_failure(self) -> Iterator[None]:
+        """Make the file what it is now if what is done inside fails. For whoever holds the lock of the graph."""
+        before = self._read()
+        try:
+            yield
+        except BaseException:
+            self._restore(before)
+            raise
+
+    def _read(self) -> bytes | None:
         try:
             return read_file(self.path, DEFAULT_LIMITS.document_bytes)
         except NotFound:
-            return b""
+            return None
 
-    def write(self, data: bytes) -> None:
-        """Put ``data`` in its place, atomically and durably (0600)."""
-        write_atomic(self.path, data, mode=0o600)
+    def _restore(self, before: bytes | None) -> None:
+        if self._read() == before:
+            return
+        with os_errors(str(self.path)):
+            if before is None:
+                self.path.unlink(missing_ok=True)
+            else:
+                write_atomic(self.path, before, mode=0o600)
 
     def set_aside(self, data: bytes) -> Path:
         """Keep damaged bytes beside the file under a name of their own: the same bytes are kept once."""

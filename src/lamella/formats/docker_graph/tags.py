@@ -190,12 +190,9 @@ class TagStore:
             yield
             return
         left = {name: {tag: to for tag, to in tags.items() if to != id} for name, tags in repositories.items()}
-        self._save(left, damaged)
-        try:
+        with self._file.restored_on_failure():
+            self._save(left, damaged)
             yield
-        except BaseException:
-            self._save(repositories, None)
-            raise
 
     def _read(self) -> tuple[Repositories, bytes | None]:
         """The names, and the bytes of the file if they are damaged."""
