@@ -20,6 +20,7 @@ from lamella.formats.docker_graph import Config, Graph, GraphForm, GraphImage, R
 from lamella.formats.docker_graph.image import json_path, layer_archive_path, layer_path
 from lamella.formats.docker_graph.sidefile import parse_repositories
 from support.building import directory, file, gone, hard_link, opaque, symlink, tar
+from support.needs import needs_root
 from support.trees import assert_same, read_directory, read_view
 
 
@@ -324,6 +325,27 @@ class TestRegister:
             graph.register(wanted, fake_tar())
         assert os.listdir(graph.root / wanted.id) == ["something"]
 
+    @pytest.mark.parametrize("form", [GraphForm.AUFS, GraphForm.VFS], ids=lambda form: form.name)
+    def test_nor_is_what_the_driver_has_of_it(self, disk, form):
+        graph = Graph.open(disk / "docker" / "graph", form=form)
+        made = graph.create(fake_tar())
+        (made.root() / "json").rename(made.root() / "json.lost")
+        before = listing(disk / "docker" / form.value)
+        with pytest.raises(errors.Conflict, match="in the way"):
+            graph.register(made, layer(file("other")))
+        assert listing(disk / "docker" / form.value) == before
+
+    @pytest.mark.parametrize("kind", ["containers", "volumes"])
+    def test_the_id_of_a_container_or_a_volume_leaves_it_its_files(self, disk, kind):
+        """From 0.7 on their files lie where the layers of images do."""
+        graph = Graph.open(disk / "docker" / "graph", form=GraphForm.VFS)
+        wanted = image()
+        (disk / "docker" / kind / wanted.id).mkdir(parents=True)
+        (disk / "docker/vfs/dir" / wanted.id / "precious").mkdir(parents=True)
+        with pytest.raises(errors.Conflict, match=f"one of the {kind} has this id"):
+            graph.register(wanted, fake_tar())
+        assert listing(disk / "docker/vfs/dir").keys() == {wanted.id, f"{wanted.id}/precious"}
+
     def test_a_leftover_that_is_empty_is_taken(self, graph):
         wanted = image()
         (graph.root / wanted.id).mkdir()
@@ -528,6 +550,33 @@ class TestDelete:
         assert graph.get(made.short_id).id == made.id
         assert graph.tags.names(made.id) == ["a:one"]
         graph.delete(made.id, force=True)
+
+    @needs_root
+    def test_an_image_that_the_driver_has_mounted_stays(self, disk):
+        graph = Graph.open(disk / "docker" / "graph", form=GraphForm.AUFS)
+        made = graph.create(fake_tar())
+        graph.tags.set("a", "one", made.id)
+        before = listing(disk / "docker")
+        mount_point = disk / "docker/aufs/mnt" / made.id
+        subprocess.run(["mount", "-t", "tmpfs", "none", mount_point], check=True)
+        try:
+            with pytest.raises(errors.Conflict):
+                graph.delete(made.id, force=True)
+        finally:
+            subprocess.run(["umount", mount_point], check=True)
+        assert listing(disk / "docker") == before
+        assert graph.delete(made.id, force=True) == ["a:one"]
+
+    @needs_root
+    def test_a_mount_in_a_layer_keeps_nobody_from_removing_its_image(self, graph, noted):
+        made = graph.create(layer(directory("d"), file("d/a")))
+        subprocess.run(["mount", "-t", "tmpfs", "none", made.layer() / "d"], check=True)
+        graph.delete(made.id)
+        assert graph.ids() == []
+        assert "something is mounted at d" in noted.notes[0]
+        left = next(graph.layout.temporary.iterdir())
+        subprocess.run(["umount", left / "removed/layer/d"], check=True)
+        graph.create(None)
 
     def test_its_checksum_goes_too(self, graph):
         made, other = graph.create(None), graph.create(None)

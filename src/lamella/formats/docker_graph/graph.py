@@ -45,6 +45,10 @@ from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
 
 
+_ALSO_WITH_DRIVERS = ("containers", "volumes")
+"""What else docker gives an id and a directory among those of a driver."""
+
+
 class Graph:
     """The images of one graph. ``layout`` says where they are, ``tags`` gives them names.
 
@@ -257,6 +261,9 @@ class Graph:
     def _check_new(self, id: str) -> None:
         if (self.root / id / places.JSON).exists():
             raise AlreadyExists(f"Image {id} already exists", code="graph-image-exists")
+        for kind in _ALSO_WITH_DRIVERS if self.layout.form.has_driver else ():
+            if os.path.lexists(self.layout.home / kind / id):
+                raise Conflict(f"one of the {kind} has this id", code="graph-id-taken", subject=f"image {id}")
 
     def _publish(self, built: Path, image: GraphImage, scratch: Scratch) -> None:
         """Move a finished image to its place; the rename of its record's directory is what makes it one.
