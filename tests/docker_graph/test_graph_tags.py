@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 
 import pytest
@@ -219,6 +220,21 @@ class TestDamage:
         if not sound:
             assert kept.read_bytes() == raw
         json.loads(graph.tags.path.read_bytes())
+
+    @pytest.mark.parametrize("plant", ["fifo", "directory", "link"])
+    def test_damage_is_kept_whatever_has_its_name(self, graph, two, disk, plant):
+        planted = graph.tags.path.with_name("repositories.damaged-1")
+        if plant == "fifo":
+            os.mkfifo(planted)
+        elif plant == "directory":
+            planted.mkdir()
+        else:
+            planted.symlink_to(disk / "nowhere")
+        graph.tags.path.write_text("{")
+        graph.tags.set("a", "t", two[0].id)
+        kept = [path for path in graph.tags.path.parent.glob("repositories.damaged-*") if path.is_file()]
+        assert [path.read_text() for path in kept] == ["{"]
+        assert not (disk / "nowhere").exists()
 
     def test_every_damage_is_kept_and_the_same_one_once(self, graph, two):
         for raw in (b"one", b"two", b"one"):

@@ -7,9 +7,10 @@ bytes are kept beside it.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lamella._sys.files import drop_temporaries, os_errors, write_atomic
@@ -70,11 +71,11 @@ class SideFile:
         number = 1
         while True:
             kept = self.path.with_name(f"{self.path.name}.damaged-{number}")
-            with os_errors(str(kept)):
-                if not kept.exists():
-                    write_atomic(kept, data, mode=0o600)
-                    return kept
-                if kept.read_bytes() == data:
+            if not os.path.lexists(kept):
+                write_atomic(kept, data, mode=0o600)
+                return kept
+            with suppress(LamellaError):  # not a file, or a larger one: something else
+                if read_file(kept, len(data)) == data:
                     return kept
             number += 1
 
