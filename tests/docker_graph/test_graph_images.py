@@ -15,6 +15,7 @@ import pytest
 from graph_support import chain, fake_tar, image, layer, listing
 
 from lamella import errors
+from lamella._sys.locks import DirectoryLock
 from lamella.archive.compression import Compression
 from lamella.formats.docker_graph import Config, Graph, GraphForm, GraphImage, Record, generate_id
 from lamella.formats.docker_graph.image import json_path, layer_archive_path, layer_path
@@ -182,6 +183,20 @@ class TestOnDisk:
         (disk / "aufs/diff" / made.id).symlink_to("/etc")
         with pytest.raises(errors.InvalidInput, match="leads away"):
             graph.get(made.id)
+
+    def test_a_graph_that_is_a_link(self, disk):
+        """Whoever came in by the link and whoever did not keep each other out."""
+        (disk / "large").mkdir()
+        (disk / "docker").mkdir()
+        (disk / "docker" / "graph").symlink_to(disk / "large")
+        linked, direct = Graph.open(disk / "docker"), Graph.open(disk / "large")
+        made = linked.create(fake_tar())
+        linked.tags.set("a", "one", made.id)
+        assert made.checksum() == direct.get(made.id).checksum()
+        with linked.locked():
+            assert not DirectoryLock(direct.root).acquire(blocking=False)
+        assert linked.delete(made.id, force=True) == ["a:one"]
+        assert direct.ids() == []
 
     def test_a_graph_that_is_not_there(self, disk):
         with pytest.raises(errors.NotFound):

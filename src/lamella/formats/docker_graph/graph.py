@@ -380,7 +380,7 @@ class Graph:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock of the graph, against every other thread and process. Not to be taken twice."""
-        lock = DirectoryLock(self.root)
+        lock = DirectoryLock(Path(os.path.realpath(self.root)))  # the graph may lie elsewhere, and be linked here
         if not lock.acquire():
             raise NotFound("the graph's directory is gone", code="graph-missing", subject=str(self.root))
         try:
