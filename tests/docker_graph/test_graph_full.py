@@ -45,13 +45,27 @@ def test_what_does_not_fit(small, form):
 
 
 @needs_root
+def test_sizes_are_told_without_being_kept(small):
+    graph = Graph.open(small / "docker" / "graph", form=GraphForm.V0_6)
+    base = graph.register(image(), layer(file("a", "x" * 1000)))
+    (base.root() / "layersize").unlink()
+    fill(small)
+    assert base.size == 1000
+    assert sorted(os.listdir(base.root())) == ["json", "layer"]
+
+
+def fill(small):
+    with open(small / "filler", "wb") as filler, pytest.raises(OSError, match="No space"):
+        while True:
+            os.write(filler.fileno(), bytes(4096))
+
+
+@needs_root
 def test_names_and_checksums_that_cannot_be_written(small):
     graph = Graph.open(small / "docker" / "graph")
     base = graph.register(image(), layer(file("a")))
     graph.tags.set("r", "t", base.id)
-    with open(small / "filler", "wb") as filler, pytest.raises(OSError, match="No space"):
-        while True:
-            os.write(filler.fileno(), bytes(4096))
+    fill(small)
     with pytest.raises(errors.ResourceExhausted):
         graph.tags.set("r", "u", base.id)
     with pytest.raises(errors.ResourceExhausted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, cast
@@ -189,7 +190,8 @@ class GraphImage:
         below, tree = self.trees()
         size = unpacking.content_size(below, tree, unpacking.changes_between(below, tree))
         if layout.form is not GraphForm.V0_4 and os.access(path.parent, os.W_OK):
-            write_atomic(path, b"%d" % size, mode=0o600)
+            with suppress(ResourceExhausted):  # a full disk: it is told all the same
+                write_atomic(path, b"%d" % size, mode=0o600)
         return size
 
     @property
