@@ -290,7 +290,7 @@ class TestLoad:
         assert (any_graph.root / id / "json").read_bytes() == raw
         assert any_graph.get(id).record.json == raw
 
-    @pytest.mark.parametrize("text", ["", "12\n", "abc", "-1", None])
+    @pytest.mark.parametrize("text", ["", "12\n", "abc", "-1", "1" * 40, None])
     def test_a_layer_size_that_is_none_is_made_anew(self, disk, text):
         graph = Graph.open(disk, form=GraphForm.V0_6)
         made = graph.create(layer(file("a", "12345"), hard_link("b", "a")))
@@ -300,6 +300,14 @@ class TestLoad:
             path.write_text(text)
         expected = 12 if text == "12\n" else 5
         assert graph.get(made.id).size == expected
+
+    @pytest.mark.parametrize("plant", [os.mkdir, os.mkfifo, lambda path: os.symlink("json", path)])
+    def test_a_layer_size_that_is_no_file_is_computed(self, disk, plant):
+        graph = Graph.open(disk, form=GraphForm.V0_6)
+        made = graph.create(layer(file("a", "12345")))
+        (made.root() / "layersize").unlink()
+        plant(made.root() / "layersize")
+        assert graph.get(made.id).size == 5
 
     def test_a_layer_size_of_a_graph_that_cannot_be_written_is_computed(self, graph):
         assert graph.create(layer(file("a", "12345"), hard_link("b", "a"))).size == 5
@@ -453,6 +461,18 @@ class TestFinding:
             graph.exists(bad.id)
         assert not graph.exists("ffff" * 4)
         graph.delete(bad.id)
+
+    @pytest.mark.parametrize("plant", [os.mkdir, os.mkfifo, lambda path: os.symlink("json2", path)])
+    def test_whatever_lies_in_the_place_of_a_record_hides_no_other(self, graph, plant):
+        good, bad = graph.create(None), graph.create(None)
+        (bad.root() / "json").unlink()
+        plant(bad.root() / "json")
+        open_files = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            assert [found.id for found in graph.all()] == [good.id]
+            with pytest.raises(errors.InvalidInput):
+                graph.get(bad.id)
+        assert len(os.listdir("/proc/self/fd")) == open_files
 
     def test_ambiguity(self, graph):
         graph.register(image("aa" + "0" * 62), None)

@@ -44,7 +44,6 @@ from lamella.spec.endpoint import Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
 
-
 _ALSO_WITH_DRIVERS = ("containers", "volumes")
 """What else docker gives an id and a directory among those of a driver."""
 

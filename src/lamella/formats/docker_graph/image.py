@@ -185,12 +185,12 @@ class GraphImage:
                 text = read_file(path, 32).strip()
                 if text.isdigit():
                     return int(text)
-            except (NotFound, InvalidInput):
+            except (NotFound, InvalidInput, ResourceExhausted):
                 pass
         below, tree = self.trees()
         size = unpacking.content_size(below, tree, unpacking.changes_between(below, tree))
         if layout.form is not GraphForm.V0_4 and os.access(path.parent, os.W_OK):
-            with suppress(ResourceExhausted):  # a full disk: it is told all the same
+            with suppress(ResourceExhausted, InvalidInput):  # a full disk, a directory there: it is told all the same
                 write_atomic(path, b"%d" % size, mode=0o600)
         return size
 

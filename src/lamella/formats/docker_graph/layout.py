@@ -163,10 +163,14 @@ def read_file(path: Path, limit: int) -> bytes:
         if error.errno == errno.ELOOP:
             raise InvalidInput("a link, and no file", code="graph-file-type", subject=str(path)) from error
         raise map_os_error(error, str(path)) from error
-    with os.fdopen(fd, "rb") as file, os_errors(str(path)):
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InvalidInput("not a regular file", code="graph-file-type", subject=str(path))
-        data = file.read(limit + 1)
+    try:
+        with os_errors(str(path)):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InvalidInput("not a regular file", code="graph-file-type", subject=str(path))
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise ResourceExhausted(f"more than {limit} bytes", code="document-size", subject=str(path))
     return data
