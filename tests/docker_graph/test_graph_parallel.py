@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from lamella import TreeView
@@ -42,67 +43,62 @@ def test_nothing_acknowledged_is_lost(disk):
         for process in running.values():
             process.kill()
             process.communicate()
-    graph.create(None)
+    graph.delete(graph.create(None).id)
     assert list(graph.layout.temporary.iterdir()) == [], "what the killed left is cleared"
-    check_images(graph, logs(disk))
-    check_names(graph, logs(disk))
-    check_checksums(graph, logs(disk))
+    said = [line.split() for path in disk.glob("log-*") for line in path.read_text().splitlines()]
+    check_images(graph, said)
+    check_names(graph, said)
+    check_checksums(graph, said)
 
 
-def logs(place):
-    """The lines of each log, as words; the last may be cut off by nothing, as one write is one line."""
-    for path in sorted(place.glob("log-*")):
-        yield [line.split() for line in path.read_text().splitlines()]
+def doubtful(said):
+    """The ids that somebody may have removed: a removal was begun and not refused."""
+    ends = Counter(words[2] for words in said if words[1] == "delete" and words[0] == "begin")
+    ends.subtract(words[2] for words in said if words[1] == "delete" and words[0] == "refused")
+    return {id for id, count in ends.items() if count}
 
 
-def check_images(graph, all_lines):
+def check_images(graph, said):
     damaged = []
-    there = {found.id for found in graph.walk(lambda id, error: damaged.append((id, error)))}
+    there = {found.id: found for found in graph.walk(lambda id, error: damaged.append((id, error)))}
     assert damaged == []
-    made = kept = 0
-    for lines in all_lines:
-        created = {words[2] for words in lines if words[:2] == ["done", "create"]}
-        begun = [words[2] for words in lines if words[:2] == ["begin", "delete"]]
-        refused = {words[2] for words in lines if words[:2] == ["refused", "delete"]}
-        deleted = {words[2] for words in lines if words[:2] == ["done", "delete"]}
-        doubtful = {id for id in begun if id not in refused or begun.count(id) > 1}
-        made += len(created)
-        kept += len(created - doubtful)
-        assert created - doubtful <= there
-        assert not deleted & there
-        for id in sorted(created & there):
-            view = TreeView(graph.get(id).tree())
-            assert view.open(f"file-{id}").read() == id.encode()
-    assert made > PROCESSES
-    assert kept > PROCESSES
+    created = {words[2] for words in said if words[:2] == ["done", "create"]}
+    deleted = {words[2] for words in said if words[:2] == ["done", "delete"]}
+    kept = created - doubtful(said)
+    assert kept <= there.keys()
+    assert not deleted & there.keys()
+    assert min(len(kept), len(deleted)) > PROCESSES
+    assert {found.parent for found in there.values()} - {""} <= there.keys(), "nobody stands on what is gone"
+    for id, found in there.items():
+        view = TreeView(found.tree())
+        assert {f"file-{link.id}".encode() for link in found.history()} == {info.path for info in view.walk()} - {b""}
+        assert view.open(f"file-{id}").read() == id.encode()
 
 
-def check_names(graph, all_lines):
+def check_names(graph, said):
     repositories, damage = parse_repositories(graph.tags.path.read_bytes())
     assert damage is None
-    for number, lines in enumerate(all_lines):
-        last, doubtful, gone = {}, set(), set()
-        for words in lines:
-            if words[:2] == ["begin", "tag"]:
-                doubtful.add(words[2])
-            elif words[:2] == ["done", "tag"]:
-                last[words[2]] = words[3]
-                doubtful.discard(words[2])
-            elif words[:2] == ["begin", "delete"]:
-                gone.add(words[2])
-        for name, id in last.items():
-            if name not in doubtful and id not in gone:
-                assert repositories[f"r{number}"][name.partition(":")[2]] == id
+    found = {f"{repository}:{tag}": id for repository, tags in repositories.items() for tag, id in tags.items()}
+    assert set(found.values()) <= set(graph.ids()), "no name is of an image that is gone"
+    last, begun = {}, set()
+    for act, _, name, id in (words for words in said if words[1] == "tag"):
+        begun.add(name) if act == "begin" else begun.discard(name)
+        if act == "done":
+            last[name] = id
+    gone = doubtful(said)
+    assert {name: id for name, id in last.items() if name not in begun and id not in gone}.items() <= found.items()
+    assert found
 
 
-def check_checksums(graph, all_lines):
+def check_checksums(graph, said):
     kept, damage = parse_checksums((graph.root / "checksums").read_bytes())
     assert damage is None
-    there = set(graph.ids())
-    for lines in all_lines:
-        for words in lines:
-            if words[:2] == ["done", "checksum"] and words[2] in there:
-                found = graph.get(words[2])
-                assert kept[words[2]] == words[3]
-                with found.open_layer() as layer:
-                    assert checksum(found.record.json, layer) == words[3]
+    assert kept.keys() <= set(graph.ids())
+    gone = doubtful(said)
+    acknowledged = {words[2]: words[3] for words in said if words[1] == "checksum" and words[2] in graph.ids()}
+    assert acknowledged
+    for id, sum in acknowledged.items():
+        found = graph.get(id)
+        assert kept.get(id) == sum or (id in gone and id not in kept)
+        with found.open_layer() as layer:
+            assert checksum(found.record.json, layer) == sum
