@@ -82,6 +82,10 @@ def _remove_upwards(graph: Graph, image: GraphImage, *, prune: bool) -> list[Rem
             if error.code in _KEPT:
                 break
             raise
+        except NotFound:
+            if at is image:
+                raise
+            break  # somebody else removed its last child too, and was faster
         done.append(Removed("Deleted", at.id))
         at = parent
     return done
