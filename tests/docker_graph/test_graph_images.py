@@ -409,6 +409,22 @@ class TestRegister:
         with pytest.raises(errors.InvalidInput):
             any_graph.register(image(parent="../x"), None)
 
+    @pytest.mark.parametrize("when", ["first", "last"])
+    def test_a_parent_that_goes_meanwhile(self, any_graph, when):
+        parent = any_graph.create(layer(*(file(f"f{number}", "x" * 9000) for number in range(20))))
+
+        class Removing(io.BytesIO):
+            def read(self, size=-1):
+                data = super().read(size)
+                if any_graph.ids() and (when == "first" or not data):
+                    any_graph.delete(parent.id)
+                return data
+
+        wanted = image(parent=parent.id)
+        with pytest.raises(errors.FailedPrecondition, match=f"its parent {parent.id} is not in the graph"):
+            any_graph.register(wanted, Removing(tar(file("a"))))
+        assert any_graph.ids() == []
+
     def test_an_image_that_is_its_own_parent(self, graph):
         id = generate_id()
         with pytest.raises(errors.InvalidInput, match="its own parent"):

@@ -165,8 +165,9 @@ class Graph:
 
     def heads(self) -> dict[str, GraphImage]:
         """The images that are nobody's parent, by id."""
-        parents = self.by_parent()
-        return {image.id: image for image in self.walk() if image.id not in parents}
+        images = self.map()
+        parents = {image.parent for image in images.values()}
+        return {id: image for id, image in images.items() if id not in parents}
 
     # -- adding
 
@@ -226,18 +227,21 @@ class Graph:
         return image.within(self)
 
     def _add(self, image: GraphImage, layer: Reader | None, *, keep_archive: bool) -> None:
-        below = self._below(image)
         with self._aside() as scratch:
             built = scratch / image.id
-            image.assemble(
-                built,
-                layer,
-                self.layout.form,
-                below,
-                keep_archive=keep_archive,
-                limits=self.limits,
-                progress=self.progress,
-            )
+            try:
+                image.assemble(
+                    built,
+                    layer,
+                    self.layout.form,
+                    self._below(image),
+                    keep_archive=keep_archive,
+                    limits=self.limits,
+                    progress=self.progress,
+                )
+            except LamellaError:
+                self._check_parent(image)  # removed meanwhile, which is why
+                raise
             with self.locked():
                 self._check_new(image.id)
                 self._check_parent(image)
