@@ -104,14 +104,20 @@ ACTS = [(form, act) for form in (GraphForm.V0_4, GraphForm.AUFS) for act in (reg
 ACTS += [(GraphForm.V0_4, act) for act in (tag, untag, checksum)]
 
 
-@pytest.fixture(params=ACTS, ids=lambda param: f"{param[0].name}-{param[1].__name__}")
-def world(request, tmp_path):
-    """A graph, and what is done to it; in memory where that can be, as nothing here is about what a disk keeps."""
+@pytest.fixture
+def place(tmp_path):
+    """A directory, in memory where that can be, as nothing here is about what a disk keeps."""
     if reason := supervised.missing():
         needs.missing(f"seccomp user notifications: {reason}")
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place:
-        yield World(Path(place), *request.param)
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(params=ACTS, ids=lambda param: f"{param[0].name}-{param[1].__name__}")
+def world(request, place):
+    """A graph, and what is done to it."""
+    return World(place, *request.param)
 
 
 def test_killed(world):
@@ -160,3 +166,33 @@ def test_a_disk_that_is_full_from_some_call_on(world):
     for run in world.sweep(lambda number: Fault(number, errno.ENOSPC, calls=TAKE_SPACE, lasting=True)):
         assert run.status in (0, 3), run.errors
         assert world.picture()[:2] == ((images, names) if run.status == 3 else after[:2]), (run.hit, run.output)
+
+
+def when(calls, name, path):
+    """The number of the first call of a name that is about a path, or makes it."""
+    return next(number for number, call in enumerate(calls) if call.name == name and str(path) in call.paths)
+
+
+@pytest.mark.parametrize("form", list(GraphForm), ids=lambda form: form.name)
+def test_all_of_an_image_is_synced_before_it_shows(place, form):
+    """Cutting the power does not tell: a journal keeps the order of what is not synced, too."""
+    world = World(place, form, register)
+    calls = world.run().calls
+    root, layout = world.graph.root, world.graph.layout
+    shown = when(calls, "rename", root / ID)
+    synced = {Path(call.paths[0]) for call in calls[:shown] if call.name == "fsync"}
+    names = {path.name for path in synced}
+    assert {"json", "layer", "d", "new"} <= names
+    assert form is GraphForm.V0_4 or "layersize" in names
+    assert form is not GraphForm.AUFS or any(name.startswith(".layers.") for name in names)
+    assert {place.parent for place in layout.driver_places(ID)} <= synced
+    assert when(calls[shown:], "fsync", root)
+
+
+def test_names_go_before_their_image_and_its_layer_last(place):
+    world = World(place, GraphForm.AUFS, delete)
+    calls = world.run().calls
+    root, layout = world.graph.root, world.graph.layout
+    steps = [when(calls, "rename", layout.tags), when(calls, "fsync", layout.home)]
+    steps += [when(calls, "rename", root / ID), when(calls, "fsync", root), when(calls, "rename", layout.layer(ID))]
+    assert steps == sorted(steps)
