@@ -184,6 +184,19 @@ class TestOnDisk:
         with pytest.raises(errors.InvalidInput, match="leads away"):
             graph.get(made.id)
 
+    def test_an_image_that_is_a_link_away_is_not_followed_and_can_be_removed(self, graph, disk):
+        made = graph.create(fake_tar())
+        away = disk / "away"
+        made.root().rename(away)
+        made.root().symlink_to(away)
+        with pytest.raises(errors.InvalidInput, match="leads away"):
+            graph.get(made.id)
+        assert graph.all() == []
+        before = listing(away)
+        graph.delete(made.id)
+        assert listing(away) == before
+        assert graph.ids() == []
+
     def test_a_graph_that_is_a_link(self, disk):
         """Whoever came in by the link and whoever did not keep each other out."""
         (disk / "large").mkdir()

@@ -102,8 +102,10 @@ class Layout:
         """The directory of the layer of an image as it is: graphs that were migrated have some in the old place.
 
         Raises NotFound and InvalidInput in the words of 2013. A link counts while it leads to where docker keeps
-        things.
+        things; so does one that is the image's own directory.
         """
+        if (self.root / id).is_symlink():
+            self._linked(self.root / id)
         for place in dict.fromkeys((self.layer(id), self.root / id / LAYER)):
             try:
                 mode = place.lstat().st_mode
