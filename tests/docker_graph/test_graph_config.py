@@ -164,3 +164,10 @@ class TestInitLayer:
             prepared.unmount()
         with pytest.raises(errors.AlreadyExists):
             prepare(base, disk / "container")
+
+    def test_one_that_was_not_finished_is(self, graph, disk):
+        """As that of a process that was killed; ``rw`` is what comes last."""
+        base = graph.create(None)
+        with pytest.raises(errors.Unsupported):
+            prepare(base, disk / "container", init=(0, 5, 0))
+        assert prepare(base, disk / "container", init=V1_0_0).layers[1:] == (base.layer(),)

@@ -78,7 +78,7 @@ def prepare(image: GraphImage, directory: Path, *, init: Release | None = None) 
             raise AlreadyExists("there is one already", code="graph-prepared", subject=str(directory))
         if init is not None:
             layer = directory / "init"
-            layer.mkdir(mode=0o755)
+            layer.mkdir(mode=0o755, exist_ok=True)
             initlayer.populate(layer, release=init)
             layers = [layer, *layers]
         (directory / "rw").mkdir(mode=0o755)
