@@ -10,6 +10,7 @@ import os
 import subprocess
 import tarfile
 import threading
+import time
 
 import pytest
 from graph_support import chain, fake_tar, image, layer, listing
@@ -710,6 +711,35 @@ class TestChecksums:
             thread.join()
         assert {id: {kept} for id, kept in graph.checksums().items()} == found
         assert len(found) == 8
+
+    def test_one_computes_and_the_others_wait(self, graph):
+        made, computed, all_are_there = graph.create(None), [], threading.Barrier(4)
+
+        def compute():
+            time.sleep(0.05)  # time for the others to come as far
+            computed.append(1)
+            return "sha256:x"
+
+        def work():
+            all_are_there.wait()
+            assert Graph.open(graph.root).keep_checksum(made, compute) == "sha256:x"
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert computed == [1]
+
+    def test_none_is_kept_of_an_image_that_was_removed_meanwhile(self, graph):
+        made = graph.create(None)
+
+        def compute():
+            graph.delete(made.id)
+            return "sha256:x"
+
+        graph.keep_checksum(made, compute)
+        assert graph.checksums() == {}
 
     def test_tarsums_of_an_image(self, graph):
         made = graph.create(fake_tar())
