@@ -824,6 +824,17 @@ class TestLayers:
         ).stdout  # fmt: skip
         assert len(read_view_of(graph.register(image(), io.BytesIO(done)))) == 2
 
+    def test_of_a_whole_tree_nothing_below_its_parents_is_read(self, disk):
+        graph = Graph.open(disk / "graph", form=GraphForm.VFS)
+        base, _, top = chain(graph, 3)
+        (disk / "vfs" / "dir" / base.id / "f0").unlink()
+        (disk / "vfs" / "dir" / base.id).rmdir()
+        found = io.BytesIO()
+        top.tar_layer(found.write)
+        with tarfile.open(fileobj=io.BytesIO(found.getvalue())) as archive:
+            assert [member for member in archive.getnames() if member.startswith("f")] == ["f2"]
+        assert sorted(path for path, _ in top.tree().walk() if path) == [b"f0", b"f1", b"f2"]
+
     def test_the_archive_of_a_layer_has_no_trace_of_aufs(self, graph):
         base = graph.register(image(), layer(*self.BASE))
         child = graph.register(image(parent=base.id), layer(gone("f"), file("new")))

@@ -266,13 +266,13 @@ class GraphImage:
         own, *lowers = self.layers()
         if is_whole(self._home("root").layout.form, own):
             parent = self.get_parent()
-            below = parent.trees(limits=limits)[1] if parent is not None else MergedTree(limits=limits)
+            below = parent.tree(limits=limits) if parent is not None else MergedTree(limits=limits)
             return below, branch_trees([own], None, limits=limits)[0]
         return branch_trees(lowers, own, limits=limits)
 
     def tree(self, *, limits: Limits = DEFAULT_LIMITS) -> MergedTree:
-        """The merged tree of the image."""
-        return self.trees(limits=limits)[1]
+        """The merged tree of the image; of a whole one nothing below it is read."""
+        return branch_trees(self.layers(limits=limits), None, limits=limits)[0]
 
     def tar_layer(self, write: Callable[[bytes], object], compression: Compression = Compression.NONE) -> None:
         """Write its layer as a tar, made of the directory: the same directory gives the same bytes."""
