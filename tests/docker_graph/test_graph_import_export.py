@@ -348,6 +348,16 @@ class TestExport:
         assert (caught.value.code, IDS[0] in str(caught.value)) == ("graph-image-differs", True)
         assert (docker / "graph" / IDS[0] / "json").read_bytes() == changed
 
+    def test_two_layers_under_one_id_are_refused(self, store, docker, disk):
+        store.import_graph(docker)
+        (docker / "graph" / IDS[0] / "layer.tar.xz").write_bytes(OTHER)
+        (docker / "repositories").write_text(json.dumps({"Repositories": {"other": {"fork": IDS[3]}}}))
+        store.import_graph(docker)
+        with pytest.raises(AlreadyExists) as caught:
+            store.export_graph(["base", "other:fork"], disk / "out")
+        assert (caught.value.code, IDS[0] in str(caught.value)) == ("graph-image-differs", True)
+        assert Graph.open(disk / "out", create=False).ids() == []
+
     def test_a_failure_takes_back_what_was_added(self, store, docker, disk):
         store.import_graph(docker)
         out = disk / "out"

@@ -44,8 +44,9 @@ class DockerGraphSink:
     fails all that this sink added is taken out again.
 
     ``force`` moves names that other images have. ``finish`` raises Conflict (``graph-tag-exists``) otherwise,
-    AlreadyExists (``graph-image-differs``) for an id under which the graph has another record, Unsupported for what is
-    no image of layers, Integrity for layers that are not the config's, and as Graph does.
+    AlreadyExists (``graph-image-differs``) for an id under which the graph has another record or these images have two
+    layers, Unsupported for what is no image of layers, Integrity for layers that are not the config's, and as Graph
+    does.
     """
 
     def __init__(
@@ -115,9 +116,12 @@ class DockerGraphSink:
         before = plan.images.get(link.image.id)
         there = None if before is not None else self._present(link.image.id)
         record = before.image.raw if before is not None else there.record.json if there is not None else None
-        if record not in (None, link.image.raw):
+        what = "record" if record not in (None, link.image.raw) else ""
+        if before is not None and before.diff_id != link.diff_id:
+            what = "layer"  # whoever publishes an image chooses its id: it vouches for nothing
+        if what:
             raise AlreadyExists(
-                "there is another record under this id", code="graph-image-differs", subject=f"image {link.image.id}"
+                f"there is another {what} under this id", code="graph-image-differs", subject=f"image {link.image.id}"
             )
         plan.images.setdefault(link.image.id, link)
 
