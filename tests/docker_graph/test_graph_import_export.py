@@ -20,7 +20,7 @@ import pytest
 from graph_support import Noted
 
 import lamella
-from lamella.errors import AlreadyExists, Conflict, Integrity, InvalidInput, LamellaError, NotFound
+from lamella.errors import AlreadyExists, Conflict, FailedPrecondition, Integrity, InvalidInput, LamellaError, NotFound
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
 from lamella.formats.docker_graph_sink import DockerGraphSink
 from lamella.formats.docker_graph_source import DockerGraphSource
@@ -357,6 +357,16 @@ class TestExport:
             store.export_graph(["base", "other:fork"], disk / "out")
         assert (caught.value.code, IDS[0] in str(caught.value)) == ("graph-image-differs", True)
         assert Graph.open(disk / "out", create=False).ids() == []
+
+    @pytest.mark.parametrize("form", [form for form in GraphForm if form is not GraphForm.V0_4])
+    def test_a_graph_of_another_form_is_not_mixed_with(self, demo, docker, form):
+        before = files(docker)
+        with pytest.raises(FailedPrecondition) as caught:
+            demo.export_graph(["demo:1"], docker, form=form)
+        assert caught.value.code == "graph-form"
+        assert files(docker) == before
+        demo.export_graph(["demo:1"], docker, form=GraphForm.V0_4)
+        assert len(Graph.open(docker).ids()) == 5
 
     def test_a_failure_takes_back_what_was_added(self, store, docker, disk):
         store.import_graph(docker)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from lamella.content.verified import VerifiedReader
-from lamella.errors import AlreadyExists, Conflict, LamellaError
+from lamella.errors import AlreadyExists, Conflict, FailedPrecondition, LamellaError
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
 from lamella.formats.docker_graph.image import json_path
 from lamella.formats.docker_graph.tags import validate_repository, validate_tag
@@ -47,6 +47,8 @@ class DockerGraphSink:
     AlreadyExists (``graph-image-differs``) for an id under which the graph has another record or these images have two
     layers, Unsupported for what is no image of layers, Integrity for layers that are not the config's, and as Graph
     does.
+
+    ``form`` is for a new graph; FailedPrecondition (``graph-form``) for one that has images in another form.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class DockerGraphSink:
         limits: Limits = DEFAULT_LIMITS,
         progress: Progress = NO_PROGRESS,
     ) -> None:
-        self._graph = Graph.open(_place(path), form=form, limits=limits, progress=progress)
+        place = _place(path)
+        _check_form(place, form)
+        self._graph = Graph.open(place, form=form, limits=limits, progress=progress)
         self._force, self._limits, self._progress = force, limits, progress
         self._scratch: Scratch = self._graph.temporary()
         self._spool = Spool(self._scratch)
@@ -203,6 +207,20 @@ class DockerGraphSink:
             self._graph.tags.delete(repository, tag)
         else:
             self._graph.tags.set(repository, tag, before, force=True)
+
+
+def _check_form(place: Path, form: GraphForm | None) -> None:
+    """Refuse a graph whose images lie there in another form: docker would see either those or the new ones."""
+    if form is None or not place.is_dir():
+        return
+    there = Graph.open(place, create=False)
+    if there.layout.form is not form and there.ids():
+        raise FailedPrecondition(
+            f"it is a graph of the form {there.layout.form.value}, not {form.value}",
+            code="graph-form",
+            subject=str(there.root),
+            hint="leave the form out to add to it, or write into another directory",
+        )
 
 
 def _place(path: Path) -> Path:
