@@ -237,6 +237,20 @@ class TestHostile:
         assert refused(tmp_path / "b", members(), layer_bytes=len(BASE) - 1).code == "layer-size"
         assert isinstance(refused(tmp_path / "c", members(), document_bytes=100), ResourceExhausted)
 
+    def test_an_archive_that_is_cut_off_between_members_is_refused(self, tmp_path):
+        path = archive(tmp_path / "a", members() | repositories(demo={"1": IDS[2]}))
+        whole = path.read_bytes()
+        with tarfile.open(path) as tar:
+            starts = [info.offset for info in tar] + [tar.offset]
+        for length in starts[1:]:
+            path.write_bytes(whole[:length])
+            with pytest.raises(LamellaError) as caught:
+                opened(path)
+            assert caught.value.code in ("tar-truncated", "not-an-image")
+        assert caught.value.code == "tar-truncated"
+        path.write_bytes(whole[: starts[-1] + 512])  # one zero block will do
+        opened(path).close()
+
     def test_a_file_called_repositories_makes_no_archive(self, tmp_path):
         error = refused(tmp_path / "a", {"repositories": b"{}", "etc/passwd": b"root"})
         assert error.code == "not-an-image"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from lamella.archive.compression import Compression, DecompressReader
-from lamella.errors import InvalidInput, LamellaError, NotFound, ResourceExhausted
+from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound, ResourceExhausted
 from lamella.formats.files import CountedReader, digest_of, locate, read_document
 from lamella.formats.tar_index import Stored, TarIndex
 from lamella.spec import jsondoc, media
@@ -50,7 +50,8 @@ class DockerLegacySource:
 
     Raises InvalidInput for malformed records and ``repositories``, for two directories with one id, and for cycles,
     NotFound for a missing record, layer or parent, ResourceExhausted for more than the limits; the messages name the
-    image and the file.
+    image and the file. Nothing in such an archive tells what belongs to it, and the names come last, so one that has
+    no end marker is Integrity (``tar-truncated``).
     """
 
     def __init__(self, archive: TarIndex, *, limits: Limits = DEFAULT_LIMITS, progress: Progress = NO_PROGRESS) -> None:
@@ -84,6 +85,8 @@ class DockerLegacySource:
         self._archive.close()
 
     def _read(self) -> tuple[Offer, ...]:
+        if not self._archive.has_end:
+            raise Integrity("the archive has no end: it was cut off", code="tar-truncated")
         images, places = self._records()
         names = self._names(images)
         chains: dict[str, tuple[V1Layer, ...]] = {}

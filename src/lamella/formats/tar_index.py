@@ -41,7 +41,8 @@ class TarIndex:
 
     Names are taken inside the archive only, as after a chroot: ``./a``, ``/a`` and ``../a`` are ``a``. Links lead to
     other members, over at most ``limits.links`` of them. A name that several members have is no error before it is
-    used; then they must be the same bytes, for some readers take the first and others the last.
+    used; then they must be the same bytes, for some readers take the first and others the last. ``has_end`` tells
+    whether the archive has an end marker: one without may have been cut off between two members.
 
     Raises InvalidInput (``not-an-archive``) for what does not even begin as a tar, Integrity for a malformed one,
     ResourceExhausted for one with too many members. The members' data is not read.
@@ -52,6 +53,7 @@ class TarIndex:
         self._fd = fd
         self._limits = limits
         self._table: dict[bytes, list[Stored]] = {}
+        self.has_end = False
         try:
             self._scan()
         except BaseException as error:
@@ -123,8 +125,9 @@ class TarIndex:
         source = _HeaderReader(self._fd, self.subject)
         if not begins_tar(source.head()):
             raise InvalidInput("it is no tar archive, or an empty one", code="not-an-archive")
-        names = 0
-        for count, member in enumerate(TarScanner(source.read, limits=self._limits), start=1):
+        names = end = 0
+        scanner = TarScanner(source.read, limits=self._limits)
+        for count, member in enumerate(scanner, start=1):
             name = _inside(member.name)
             names += len(name) + len(member.linkname)
             if count > _MAX_MEMBERS or names > _MAX_NAME_BYTES:
@@ -134,8 +137,10 @@ class TarIndex:
                     hint="'lamella import' takes root file systems",
                 )
             source.skip(member.data_offset, member.stored_size)
+            end = member.data_offset + -(-member.stored_size // BLOCK) * BLOCK
             stored = Stored(member.type, member.data_offset, member.size, member.linkname, member.sparse)
             self._table.setdefault(name, []).append(stored)
+        self.has_end = scanner.end_offset is not None and scanner.end_offset > end
 
     def _link(self, name: bytes) -> bytes | None:
         """What a name links to if it is a symbolic link."""
