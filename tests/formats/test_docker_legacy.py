@@ -312,6 +312,20 @@ class TestLoading:
             record = json.load(one_more.extractfile(f"{more}/json"))
             assert (record["parent"], record["config"]["User"]) == (IDS[2], "me")
 
+    @pytest.mark.parametrize(
+        "other",
+        [{f"{IDS[0]}/json": raw_json(0, author="eve")}, {f"{IDS[0]}/layer.tar": building.tar(building.file("evil"))}],
+        ids=["record", "layer"],
+    )
+    def test_two_images_of_one_id_are_not_saved_as_one(self, store, disk, other):
+        store.load(archive(disk / "a", {**members(), **repositories(demo={"1": IDS[2]})}))
+        store.load(archive(disk / "b", {**members(), **other, **repositories(other={"1": IDS[1]})}))
+        with pytest.raises(InvalidInput) as caught:
+            store.save(["demo:1", "other:1"], disk / "c", format="docker-archive", legacy=True)
+        assert (caught.value.code, IDS[0] in str(caught.value)) == ("v1-duplicate", True)
+        assert not (disk / "c").exists()
+        store.save(["demo:1", "other:1"], disk / "c", format="docker-archive")
+
     def test_damage_between_looking_and_loading_is_noticed(self, store, disk):
         path = archive(disk / "a", members())
 

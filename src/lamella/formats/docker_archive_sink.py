@@ -51,8 +51,9 @@ class DockerArchiveSink(ArchiveSink):
 
     ``finish`` raises Integrity (``diff-id-mismatch``, ``layer-count-mismatch``) for layers that are not the config's,
     Unsupported for what is no image (``docker-archive-artifact``) and for an index with several images
-    (``docker-archive-index``), InvalidInput (``reference-syntax``) for a name that docker cannot have. A name with a
-    digest and no tag is not written: the format has no place for it.
+    (``docker-archive-index``), InvalidInput for a name that docker cannot have (``reference-syntax``) and, with
+    ``legacy``, for two images of before 1.10 that claim one id (``v1-duplicate``). A name with a digest and no tag is
+    not written: the format has no place for it.
     """
 
     def __init__(
@@ -104,16 +105,27 @@ class DockerArchiveSink(ArchiveSink):
         for image in images:
             records = docker_v1.v1_records(image.config, image.kept)
             for record in records:
-                found[record.id] = self._directory(record.id)
-                found[f"{record.id}/VERSION"] = self._file(f"{record.id}/VERSION", docker_v1.VERSION)
-                found[f"{record.id}/json"] = self._file(f"{record.id}/json", record.json)
-                link = link_member(f"{record.id}/layer.tar", f"../{_layer_name(record.diff_id)}")
-                found[f"{record.id}/layer.tar"] = (link, None)
+                for member, content in self._legacy_image(record):
+                    name = member.name.decode()
+                    # Who publishes a v1 image chooses its id: two may claim one.
+                    if found.setdefault(name, (member, content)) != (member, content):
+                        raise InvalidInput(
+                            f"two images have this id, and not the same {name.rpartition('/')[2]}",
+                            code="v1-duplicate",
+                            subject=f"image {record.id}",
+                            hint="save them to different archives, or without --legacy",
+                        )
             for tag in image.tags if records else ():
                 repositories.setdefault(tag.familiar_repository, {})[tag.tag] = records[-1].id
         if repositories:
             ordered = {name: dict(sorted(repositories[name].items())) for name in sorted(repositories)}
             found[LEGACY_FILE] = self._file(LEGACY_FILE, jsondoc.render(ordered))
+
+    def _legacy_image(self, record: docker_v1.V1Record) -> Iterator[tuple[Member, Content]]:
+        yield self._directory(record.id)
+        yield self._file(f"{record.id}/VERSION", docker_v1.VERSION)
+        yield self._file(f"{record.id}/json", record.json)
+        yield link_member(f"{record.id}/layer.tar", f"../{_layer_name(record.diff_id)}"), None
 
     def _images(self, offers: tuple[Offer, ...]) -> list[_Image]:
         """The images to write, in the order of the offers; offers of one config are one image."""
