@@ -21,6 +21,7 @@ from graph_support import chain, fake_tar, image, layer
 from lamella import TreeView, errors
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage, Record, TruncIndex, generate_id, tarsum
 from lamella.formats.docker_graph.union import changes
+from lamella.layers.compare import compare
 from support.building import directory, file, gone, hard_link, opaque, symlink, tar
 
 ELSEWHERE = {
@@ -209,6 +210,21 @@ def test_19_hard_links_stay_links(any_graph):
     view = TreeView(again.tree())
     assert view.stat("a").links == 2
     assert view.stat("a").inode == view.stat("b").inode
+
+
+def test_19_hard_links_stay_links_across_layers(any_graph):
+    base = any_graph.create(layer(directory("d", 0o750), file("d/a", "1"), file("d/other", "2")))
+    child = any_graph.create(layer(directory("e"), hard_link("e/b", "d/a")), parent=base.id)
+    out = io.BytesIO()
+    child.tar_layer(out.write)
+    again = any_graph.create(io.BytesIO(out.getvalue()), parent=base.id)
+    for found in (child, again):
+        view = TreeView(found.tree())
+        assert view.stat("d/a").links == 2
+        assert view.stat("d/a").inode == view.stat("e/b").inode
+        assert view.stat("d").mode == 0o750
+        assert view.open("d/other").read() == b"2"
+        assert [str(change) for change in compare(*found.trees())] == ["A /e", "A /e/b"]
 
 
 def test_20_missing_parents_can_be_entered(any_graph):

@@ -65,9 +65,9 @@ def extract(
     """Write what leads from ``old`` to ``new`` (all of ``new`` if ``old`` is None) into the empty directory ``target``.
 
     With ``old``, what is gone is written as whiteouts of ``form``. ``lowers`` are the directories that the layers of
-    ``old`` were written to, bottom first: a name that links to a file of theirs becomes a link to it. Nothing is
-    synced: that is for whoever makes the directory visible. What the file system or the caller's rights cannot hold is
-    noted, never skipped in silence.
+    ``old`` were written to, bottom first: a name that links to a file of theirs becomes a link to it; an AUFS branch
+    gets all names of such a file. Nothing is synced: that is for whoever makes the directory visible. What the file
+    system or the caller's rights cannot hold is noted, never skipped in silence.
     """
     from concurrent.futures import ThreadPoolExecutor  # it brings logging with it, which nothing else needs
 
@@ -160,6 +160,8 @@ class _Extraction:
         """Directories first, files behind them in batches, then hard links, then what directories are to look like."""
         self._directories.append((b"", self._tree.root.entry))
         files = self._plan(old)
+        if self._form is Form.AUFS:
+            self._bring_names()
         batches = [files[at : at + _BATCH] for at in range(0, len(files), _BATCH)]
         for future in [pool.submit(self._files, batch) for batch in batches]:
             self.result.content_size += future.result()
@@ -213,6 +215,29 @@ class _Extraction:
                 self.result.entries += 1
                 return
         files.append((path, node))
+
+    def _bring_names(self) -> None:
+        """Plan the other names of files that get a new one: AUFS shows names as links only within one branch.
+
+        ``auplink`` brings them into the branch in the same way.
+        """
+        written = {*self._seen.values(), *(path for _, path in self._links)}
+        if len(written) == sum(self._shared[node] for node in self._seen):
+            return
+        made = {path for path, _ in self._directories}
+        trail: list[tuple[bytes, Entry]] = []
+        for path, node in self._tree.walk():
+            while trail and not path.startswith(trail[-1][0] + b"/"):
+                trail.pop()
+            if node.children is not None:
+                if path:
+                    trail.append((path, node.entry))
+            elif id(node) in self._seen and path not in written:
+                for at, entry in trail:
+                    if at not in made:
+                        made.add(at)
+                        self._make(at, self._directory, at, entry)
+                self._links.append((self._seen[id(node)], path))
 
     def _make(self, path: bytes, act: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
