@@ -205,6 +205,22 @@ class TestImport:
         store.import_graph(docker, skip_damaged=True)
         assert {image.manifest.annotations[v1image.V1_ID] for image in store.images()} == {IDS[0], IDS[3]}
 
+    def test_the_documents_of_a_deep_graph_do_not_fill_the_memory(self, disk):
+        parent = ""
+        for n in range(30):
+            identity = hashlib.sha256(b"deep %d" % n).hexdigest()
+            (disk / "graph" / identity / "layer").mkdir(parents=True)
+            (disk / "graph" / identity / "layer.tar.xz").write_bytes(building.tar(building.file(f"f{n}", "x")))
+            raw = json.dumps({"id": identity, "parent": parent, "comment": "c" * 150_000})
+            (disk / "graph" / identity / "json").write_text(raw)
+            parent = identity
+        command = [sys.executable, "-m", "lamella", "--root", str(disk / "s"), "import-graph", "-q", str(disk)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert usage.ru_maxrss < 220 << 10  # the documents of all have 140 MB
+
     def test_what_is_no_graph(self, store, disk):
         for place in ("nothing", "empty"):
             if place == "empty":

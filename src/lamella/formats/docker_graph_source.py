@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -31,9 +30,9 @@ class DockerGraphSource:
     graph keeps, byte by byte, or tars made of the layers' directories; records, ids and checksums stay in annotations
     (see ``spec.v1image``). Parents come before children, and names as the graph's ``repositories`` has them.
 
-    Layers that must be made are written into ``scratch``, an empty directory of the caller's on a disk with room. An
-    image that is damaged is an error that names it; with ``skip_damaged`` it is left out with all that stands on it,
-    and a note. Raises as Graph does.
+    What must be made, layers and documents, is written into ``scratch``, an empty directory of the caller's on a disk
+    with room: the documents of a graph grow with the square of its depth. An image that is damaged is an error that
+    names it; with ``skip_damaged`` it is left out with all that stands on it, and a note. Raises as Graph does.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class DockerGraphSource:
     ) -> None:
         self._graph, self._scratch = graph, scratch
         self._limits, self._progress = limits, progress
-        self._blobs: dict[Digest, Path | bytes] = {}
+        self._blobs: dict[Digest, Path] = {}
         self._owners: dict[str, str] = {}
         self._offers = self._read(names, skip_damaged=skip_damaged)
 
@@ -63,7 +62,7 @@ class DockerGraphSource:
             raise NotFound(
                 f"the graph has no blob {descriptor.digest}", code="blob-not-found", subject=str(self._graph.root)
             )
-        return io.BytesIO(found) if isinstance(found, bytes) else open_file(found)
+        return open_file(found)
 
     def close(self) -> None:
         """Nothing is held; the files in the scratch directory are the caller's to remove."""
@@ -91,10 +90,18 @@ class DockerGraphSource:
                 continue
             chains[record.id] = chain
             descriptor = manifest.descriptor
-            self._blobs[config.id], self._blobs[descriptor.digest] = config.raw, manifest.raw
+            for document in (config.raw, manifest.raw):
+                self._keep(document)
             manifests[record.id] = descriptor.digest
             offers.append(Offer(descriptor, tuple(tags.get(record.id, ())), manifests.get(record.parent)))
         return tuple(offers)
+
+    def _keep(self, document: bytes) -> None:
+        digest = Digest.of(document)
+        path = self._scratch / f"{digest.hex}.json"
+        with os_errors(str(path)):
+            path.write_bytes(document)
+        self._blobs[digest] = path
 
     def _chosen(self, names: Sequence[str], *, skip_damaged: bool) -> tuple[dict[str, GraphImage], dict[str, V1Image]]:
         images: dict[str, GraphImage] = {}

@@ -34,6 +34,8 @@ _PATIENCE = 0.2
 """Seconds between the looks at whether the copy is to be cancelled while nothing comes."""
 _LAST_PATIENCE = 2.0
 """Seconds for a sink to end what it is at by itself when the copy is given up."""
+_KEPT_DOCUMENTS = 32 << 20
+"""Bytes of documents that are kept until they are written; those beyond it are read again from where they came."""
 _Key: TypeAlias = "tuple[str, Digest, int]"
 
 
@@ -91,7 +93,8 @@ class _Copy:
         self._stopped: LamellaError | None = None
         self._action = next((e.action for e in (sink, source) if hasattr(e, "action")), "copying")
         self._blobs: dict[_Key, Future[None]] = {}
-        self._documents: list[tuple[Descriptor, bytes]] = []
+        self._documents: list[tuple[Descriptor, bytes | None]] = []
+        self._room = _KEPT_DOCUMENTS
         self._seen: set[_Key] = set()
         self.notes: list[str] = []
 
@@ -128,7 +131,8 @@ class _Copy:
             manifest = Manifest.parse(raw, descriptor.media_type, limits=self._limits)
             for blob in sorted((manifest.config, *manifest.layers), key=lambda blob: -blob.size):
                 self._start(blob)
-        self._documents.append((descriptor, raw))
+        self._room -= len(raw)
+        self._documents.append((descriptor, raw if self._room >= 0 else None))
 
     def _index(self, index: Index, depth: int) -> None:
         wanted = [child for child in index.manifests if child.is_index or child.is_manifest]
@@ -186,7 +190,7 @@ class _Copy:
         self._pool.shutdown()
         for descriptor, raw in self._documents:
             if not self._sink.has_blob(descriptor):
-                self._sink.write_blob(descriptor, io.BytesIO(raw))
+                self._sink.write_blob(descriptor, io.BytesIO(self._read(descriptor) if raw is None else raw))
         self._sink.finish(offers)
 
     def open(self, descriptor: Descriptor, offset: int) -> Reader:
