@@ -45,6 +45,7 @@ BASE = building.tar(
 )  # fmt: skip
 CHILD = building.tar(building.directory("etc"), building.gone("etc/gone"), building.file("etc/motd", "hello\n"))
 OTHER = building.tar(building.file("other", "o" * 5000))
+DANGLING = building.tar(building.hard_link("a", "nothing"))
 CONFIG = (
     '{"Hostname":"","User":"","Memory":0,"MemorySwap":0,"CpuShares":0,"AttachStdin":false,"AttachStdout":false,'
     '"AttachStderr":false,"PortSpecs":null,"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":%s,'
@@ -182,10 +183,11 @@ class TestImport:
             (lambda home: (home / "graph" / IDS[1] / "json").write_bytes(RECORDS[0]), Integrity),
             (lambda home: (home / "graph" / IDS[1] / "json").unlink(), NotFound),
             (lambda home: (home / "graph" / IDS[1] / "layer.tar.xz").write_bytes(b"rubbish" * 100), LamellaError),
+            (lambda home: (home / "graph" / IDS[1] / "layer.tar.xz").write_bytes(DANGLING), InvalidInput),
             (lambda home: (home / "graph" / IDS[1]).rename(home / "gone"), NotFound),
             (lambda home: (home / "graph" / IDS[1] / "json").write_bytes(record(1, 2)), InvalidInput),
         ],
-        ids=["record", "wrong id", "no record", "layer", "no parent", "cycle"],
+        ids=["record", "wrong id", "no record", "layer", "link", "no parent", "cycle"],
     )
     def test_damage_is_an_error_that_names_the_image_and_leaves_nothing(self, store, docker, damage, kind):
         damage(docker)
@@ -198,7 +200,8 @@ class TestImport:
     @pytest.mark.parametrize(
         ("name", "text"),
         [("json", b"{"), ("json", record(1, 2)), ("json", RECORDS[0]), ("layer.tar.xz", b"rubbish" * 100),
-         ("layer.tar.xz", ARCHIVES[0][:-9])],
+         ("layer.tar.xz", ARCHIVES[0][:-9]), ("layer.tar.xz", building.tar(building.file("../x"))),
+         ("layer.tar.xz", DANGLING)],
     )  # fmt: skip
     def test_damaged_ones_can_be_left_out(self, store, docker, name, text):
         (docker / "graph" / IDS[1] / name).write_bytes(text)

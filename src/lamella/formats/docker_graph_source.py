@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class DockerGraphSource:
 
     What must be made, layers and documents, is written into ``scratch``, an empty directory of the caller's on a disk
     with room: the documents of a graph grow with the square of its depth. An image that is damaged is an error that
-    names it; with ``skip_damaged`` it is left out with all that stands on it, and a note. Raises as Graph does.
+    names it; with ``skip_damaged`` it is left out with all that stands on it, and a note; so are, without a note, the
+    images of the ids ``without``. Raises as Graph does.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class DockerGraphSource:
         *,
         names: Sequence[str] = (),
         skip_damaged: bool = False,
+        without: Collection[str] = (),
         limits: Limits = DEFAULT_LIMITS,
         progress: Progress = NO_PROGRESS,
     ) -> None:
         self._graph, self._scratch = graph, scratch
         self._limits, self._progress = limits, progress
+        self._without = without
         self._blobs: dict[Digest, Path] = {}
         self._owners: dict[str, str] = {}
         self._offers = self._read(names, skip_damaged=skip_damaged)
@@ -80,6 +83,8 @@ class DockerGraphSource:
             below = chains.get(record.parent, ()) if record.parent else ()
             if record.parent and record.parent not in chains:
                 continue  # the parent was left out
+            if record.id in self._without:
+                continue
             try:
                 kept = checksums.get(record.id, "")
                 link = self._layer(images[record.id], record, kept, look_inside=skip_damaged)
@@ -90,6 +95,7 @@ class DockerGraphSource:
                 continue
             chains[record.id] = chain
             descriptor = manifest.descriptor
+            self._owners[f"image {descriptor.digest}"] = record.id
             for document in (config.raw, manifest.raw):
                 self._keep(document)
             manifests[record.id] = descriptor.digest
@@ -128,9 +134,10 @@ class DockerGraphSource:
 
     # -- layers
 
-    def owner(self, layer: str) -> str:
-        """The id of the first image that has a layer, by the digest of its blob; empty if none has."""
-        return self._owners.get(layer, "")
+    def culprit(self, error: LamellaError) -> str:
+        """The id of the image that an error is about: of the one made here that it names, or else of the first that has
+        the layer, by the digest of its blob. Empty if it is about none."""
+        return self._owners.get(error.subject) or self._owners.get(error.layer or "", "")
 
     def _layer(self, image: GraphImage, record: V1Image, checksum: str, *, look_inside: bool) -> V1Layer:
         path = image.layer_archive()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella._sys.files import os_errors
-from lamella.errors import LamellaError
+from lamella.errors import Integrity, InvalidInput, LamellaError, Unsupported
 from lamella.formats.docker_graph import Graph, GraphForm
 from lamella.formats.docker_graph_sink import DockerGraphSink
 from lamella.formats.docker_graph_source import DockerGraphSource
@@ -37,13 +37,40 @@ def import_graph(
     Ids, records and checksums stay with the images, in annotations. ``skip_damaged`` leaves out what is damaged, and
     what stands on it, with a note. Raises NotFound for what is no graph or an empty one, and what it finds damaged.
     """
+    left_out: set[str] = set()
+    while True:
+        try:
+            return _import_graph(store, path, names, left_out, skip_damaged=skip_damaged, progress=progress)
+        except _DamagedImageError as damaged:
+            # Some damage shows only when a layer is unpacked, or put on those below it.
+            left_out.add(damaged.id)
+            progress.note(f"image {damaged.id[:12]} is left out: {damaged.__cause__}")
+
+
+class _DamagedImageError(Exception):
+    """An image of a graph that an import is to go on without; its cause tells what is wrong."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+
+def _import_graph(
+    store: Exchange, path: Path, names: Sequence[str], without: set[str], *, skip_damaged: bool, progress: Progress
+) -> list[Loaded]:
     with store.lease(f"import-graph {path}") as lease:
         graph = Graph.open(path, create=False, limits=store.limits, progress=progress)
         scratch = lease.directory / "graph"
         with os_errors(str(scratch)):
             scratch.mkdir(mode=0o700)
         source = DockerGraphSource(
-            graph, scratch, names=names, skip_damaged=skip_damaged, limits=store.limits, progress=progress
+            graph,
+            scratch,
+            names=names,
+            skip_damaged=skip_damaged,
+            without=without,
+            limits=store.limits,
+            progress=progress,
         )
         try:
             loaded = load(
@@ -55,8 +82,10 @@ def import_graph(
                 progress=progress,
             )
         except LamellaError as error:
-            if owner := source.owner(error.layer or ""):
-                error.about(subject=f"image {owner}")
+            if culprit := source.culprit(error):
+                error.subject = f"image {culprit}"
+                if skip_damaged and isinstance(error, (InvalidInput, Integrity, Unsupported)):
+                    raise _DamagedImageError(culprit) from error
             raise
     store.sync_layout()
     named = {item.descriptor.digest for item in loaded if item.names}
