@@ -11,6 +11,7 @@ from graph_support import image, layer, listing
 
 from lamella import TreeView, errors
 from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.formats.docker_graph_source import DockerGraphSource
 from support.building import file, tar
 from support.needs import needs_root
 
@@ -75,3 +76,12 @@ def test_names_and_checksums_that_cannot_be_written(small):
     os.unlink(small / "filler")
     assert base.checksum().startswith("sha256:")
     assert sorted(os.listdir(graph.root)) == sorted([":tmp:", base.id, "checksums"])
+
+
+@needs_root
+def test_what_there_is_no_room_to_import_is_not_damaged(small, disk):
+    graph = Graph.open(disk / "docker" / "graph")
+    for size in (10, 3_000_000):
+        graph.register(image(), layer(file("a", "x" * size)))
+    with pytest.raises(errors.ResourceExhausted):
+        DockerGraphSource(graph, small, skip_damaged=True)

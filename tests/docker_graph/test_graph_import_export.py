@@ -419,15 +419,16 @@ class TestExport:
         assert (graph.ids(), graph.tags.repositories, graph.checksums()) == ([], {}, {})
         assert os.listdir(graph.layout.temporary) == []
 
+    @pytest.mark.parametrize("skip_damaged", [False, True])
     @pytest.mark.parametrize("action", ["hashing", "copying"])
-    def test_an_import_that_is_stopped_leaves_nothing(self, store, docker, action):
+    def test_an_import_that_is_stopped_leaves_nothing(self, store, docker, action, skip_damaged):
         class Stops(type(NO_PROGRESS)):
             def start(self, key, doing, *, total=None, unit="bytes"):
                 if doing == action:
                     raise Cancelled("enough")
 
         with pytest.raises(Cancelled):
-            store.import_graph(docker, progress=Stops())
+            store.import_graph(docker, progress=Stops(), skip_damaged=skip_damaged)
         assert store.images() == []
         assert not list((store.root / "blobs").glob("*/*"))
 

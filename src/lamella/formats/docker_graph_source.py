@@ -11,7 +11,7 @@ from pathlib import Path
 from lamella._sys.files import os_errors
 from lamella.archive.compression import Compression, DecompressReader
 from lamella.archive.tar import TarScanner
-from lamella.errors import LamellaError, NotFound
+from lamella.errors import Aborted, AccessDenied, LamellaError, NotFound
 from lamella.formats.docker_graph import Graph, GraphImage
 from lamella.formats.files import CHUNK, CountedReader, locate, open_file
 from lamella.spec import media
@@ -126,7 +126,7 @@ class DockerGraphSource:
         return images, _complete(records, self._progress) if skip_damaged else records
 
     def _give_up(self, identity: str, error: LamellaError, *, skip_damaged: bool) -> None:
-        if not skip_damaged:
+        if not (skip_damaged and _is_damage(error)):
             if identity not in str(error):
                 locate(error, f"image {identity}")
             raise error
@@ -168,6 +168,11 @@ class DockerGraphSource:
         digest = Digest.finish(blob.hasher)
         diff_id = digest if compression is Compression.NONE else Digest.finish(unpacked.hasher)
         return Descriptor(media.layer(compression.value), digest, blob.size), diff_id
+
+
+def _is_damage(error: LamellaError) -> bool:
+    """Whether an error says that an image is damaged, and not that we are to stop, may not read, or have no room."""
+    return not isinstance(error, (Aborted, AccessDenied)) and error.code not in ("disk-full", "os-limit")
 
 
 def _complete(records: dict[str, V1Image], progress: Progress) -> dict[str, V1Image]:
