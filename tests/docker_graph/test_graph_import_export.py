@@ -163,6 +163,15 @@ class TestImport:
             assert "2 of the images have no name: 'lamella gc' removes what gets none" in noted.notes
             assert len(second.images()) == 4
 
+    def test_names_that_are_one_today_are_told(self, store, docker):
+        names = {"library/base": {"latest": IDS[0]}, "base": {"latest": IDS[1]}, "docker.io/base": {"latest": IDS[1]}}
+        (docker / "repositories").write_text(json.dumps({"Repositories": names}))
+        noted = Noted()
+        loaded = store.import_graph(docker, progress=noted)
+        assert [item.names for item in loaded if item.names] == [("base:latest",)]
+        assert store.image("base").digest == image_of(store, IDS[1]).digest
+        assert noted.notes.count("base:latest is the name of several images; the last of them has it") == 1
+
     def test_the_graph_itself_may_be_named(self, store, docker):
         store.import_graph(docker / "graph")
         assert store.exists("base")

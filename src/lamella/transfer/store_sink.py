@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from lamella._sys.files import os_errors
@@ -187,19 +187,37 @@ class StoreSink:
             for record in catalog.dropped_blobs():
                 if record.blob in self._written:  # it has a file again
                     catalog.remove_dropped_blob(record.blob)
-            for offer in offers:
+            offers = tuple(offers)
+            given = self._names(offers)
+            for place, offer in enumerate(offers):
                 self._register(offer.descriptor, offer.parent)
                 names = []
-                for text in offer.names:
-                    reference = _name_or_none(text)
-                    if reference is None:
-                        self._progress.note(one_line(f"'{text[:200]}' is no image name and was not kept"))
-                        continue
-                    if reference.tag or reference.digest != offer.descriptor.digest:
-                        reference = reference.without_digest()
+                for reference in given[place]:
                     catalog.set_name(str(reference), offer.descriptor.digest)
                     names.append(reference.familiar)
                 self.loaded.append((offer.descriptor, names))
+
+    def _names(self, offers: Sequence[Offer]) -> list[list[Reference]]:
+        """The names that each offer gets. Of several images with one name the last gets it, as with docker."""
+        given: list[list[Reference]] = [[] for _ in offers]
+        owners: dict[Reference, int] = {}
+        for place, offer in enumerate(offers):
+            for text in offer.names:
+                reference = _name_or_none(text)
+                if reference is None:
+                    self._progress.note(one_line(f"'{text[:200]}' is no image name and was not kept"))
+                    continue
+                if reference.tag or reference.digest != offer.descriptor.digest:
+                    reference = reference.without_digest()
+                before = owners.get(reference)
+                if before is not None:
+                    if offers[before].descriptor.digest == offer.descriptor.digest:
+                        continue
+                    given[before].remove(reference)
+                    self._progress.note(f"{reference.familiar} is the name of several images; the last of them has it")
+                owners[reference] = place
+                given[place].append(reference)
+        return given
 
     def _register(self, descriptor: Descriptor, parent: Digest | None) -> None:
         if descriptor.digest in self._registered and parent is None:
