@@ -9,9 +9,11 @@ import io
 import json
 import lzma
 import os
+import resource
 import subprocess
 import sys
 import tarfile
+import tempfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,16 @@ import pytest
 from graph_support import Noted
 
 import lamella
-from lamella.errors import AlreadyExists, Conflict, FailedPrecondition, Integrity, InvalidInput, LamellaError, NotFound
+from lamella.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    Integrity,
+    InvalidInput,
+    LamellaError,
+    NotFound,
+    ResourceExhausted,
+)
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
 from lamella.formats.docker_graph_sink import DockerGraphSink
 from lamella.formats.docker_graph_source import DockerGraphSource
@@ -409,6 +420,27 @@ class TestExport:
         assert (graph.root / IDS[2] / "precious").read_text() == "data"
         assert graph.tags.repositories == {}
         assert os.listdir(graph.layout.temporary) == []
+
+    def test_a_failure_gives_back_the_names_that_it_took(self, docker, disk):
+        def copy(**options):
+            scratch = Path(tempfile.mkdtemp(dir=disk))
+            source = DockerGraphSource(Graph.open(docker, create=False), scratch)
+            copy_images(source, DockerGraphSink(disk / "out", **options))
+
+        copy()
+        before = {"base": {"latest": IDS[1]}, "others": {f"{n:0120}": IDS[2] for n in range(600)}}
+        (disk / "out/repositories").write_text(json.dumps({"Repositories": before}, separators=(",", ":")))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # The name of the base can be moved; for the next ones the file would have to grow.
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((disk / "out/repositories").stat().st_size + 20, limits[1]))
+        try:
+            with pytest.raises(ResourceExhausted):
+                copy(force=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert Graph.open(disk / "out").tags.repositories == before
+        copy(force=True)
+        assert Graph.open(disk / "out").tags.repositories == {**before, **NAMES}
 
     @pytest.mark.parametrize("stop", [1, 2, 3])
     def test_stopped_it_takes_back_what_was_added(self, store, docker, disk, stop):
