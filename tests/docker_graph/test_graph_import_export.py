@@ -387,6 +387,17 @@ class TestExport:
         assert (caught.value.code, IDS[0] in str(caught.value)) == ("graph-image-differs", True)
         assert (docker / "graph" / IDS[0] / "json").read_bytes() == changed
 
+    def test_a_record_that_docker_could_not_read_is_named(self, store, disk):
+        (disk / "archive" / IDS[0]).mkdir(parents=True)
+        (disk / "archive" / IDS[0] / "json").write_text(json.dumps({"id": IDS[0], "Size": 1.5}))
+        (disk / "archive" / IDS[0] / "layer.tar").write_bytes(CHILD)
+        with tarfile.open(disk / "old.tar", "w") as tar:
+            tar.add(disk / "archive", ".")
+        store.load(disk / "old.tar")
+        with pytest.raises(InvalidInput) as caught:
+            store.export_graph([IDS[0]], disk / "out")
+        assert (caught.value.code, caught.value.subject) == ("graph-json-type", f"image {IDS[0]}")
+
     def test_two_layers_under_one_id_are_refused(self, store, docker, disk):
         store.import_graph(docker)
         (docker / "graph" / IDS[0] / "layer.tar.xz").write_bytes(OTHER)

@@ -117,6 +117,10 @@ class DockerGraphSink:
                 raise Conflict("two images are to have this name", code="graph-tag-exists", subject=reference.familiar)
 
     def _add(self, plan: _Plan, link: Link) -> None:
+        try:
+            GraphImage.from_json(link.image.raw)  # what docker could not read is refused before anything is written
+        except LamellaError as error:
+            raise error.about(subject=f"image {link.image.id}") from None
         before = plan.images.get(link.image.id)
         there = None if before is not None else self._present(link.image.id)
         record = before.image.raw if before is not None else there.record.json if there is not None else None
