@@ -141,6 +141,16 @@ class TestSource:
         one.close()
         other.close()
 
+    def test_keys_of_configurations_match_without_case(self, tmp_path):
+        fields = {"config": {"cmd": ["/bin/sh"], "ENV": ["A=b"], "Mine": 1}, "container_config": {"CMD": ["echo", "2"]}}
+        with closing(opened(archive(tmp_path / "a", members() | {f"{IDS[2]}/json": raw_json(2, **fields)}))) as source:
+            manifest = Manifest.parse(read_all(source, source.offers()[2].descriptor))
+            config = ImageConfig.parse(read_all(source, manifest.config))
+        assert config.config == {"Cmd": ["/bin/sh"], "Env": ["A=b"], "Mine": 1}
+        assert config.history[2].created_by == "echo 2"
+        error = refused(tmp_path / "b", members() | {f"{IDS[2]}/json": raw_json(2, config={"Cmd": [], "cmd": []})})
+        assert error.code == "document-duplicate-key"
+
     def test_the_topmost_directory_may_be_called_what_the_user_typed(self, tmp_path):
         # As of 1.0: "docker save busybox:latest" wrote no repositories, and this.
         places = (IDS[0], IDS[1], "busybox:latest")

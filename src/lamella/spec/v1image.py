@@ -40,6 +40,15 @@ _KEYS = {key: key for key in (*_STRINGS, *_OBJECTS, "size")} | {
     "containerconfig": "container_config",
     "dockerversion": "docker_version",
 }
+_CONFIG_KEYS = {
+    key.lower(): key
+    for key in (
+        "Hostname", "Domainname", "User", "Memory", "MemorySwap", "CpuShares", "Cpuset", "AttachStdin", "AttachStdout",
+        "AttachStderr", "PortSpecs", "ExposedPorts", "Tty", "OpenStdin", "StdinOnce", "Env", "Cmd", "Dns", "Image",
+        "Volumes", "VolumesFrom", "WorkingDir", "Entrypoint", "NetworkDisabled", "Privileged", "MacAddress", "OnBuild",
+        "Labels", "StopSignal",
+    )
+}  # fmt: skip
 _KEPT = ("created", "author", "comment", "container", "docker_version", "container_config", "config")
 
 
@@ -77,7 +86,9 @@ class V1Image:
         for name in _STRINGS:
             jsondoc.optional(fields, name, str, what)
         for name in _OBJECTS:
-            jsondoc.optional(fields, name, dict, what)
+            config = jsondoc.optional(fields, name, dict, what)
+            if config is not None:
+                fields[name] = _config_fields(config, f"{name} of {what}")
         parent = fields.get("parent", "")
         return cls(raw, check_id(fields.get("id", "")), check_id(parent) if parent else "", fields)
 
@@ -86,6 +97,17 @@ class V1Image:
         """The command that the container ran. Raises InvalidInput for one that is no list of strings."""
         config = self.fields.get("container_config") or {}
         return " ".join(jsondoc.strings(config, "Cmd", f"container_config of {self.id}"))
+
+
+def _config_fields(config: Object, what: str) -> Object:
+    """A configuration with its keys as docker wrote them; it read them in any case, but nobody does today."""
+    fields: Object = {}
+    for key, value in config.items():
+        name = _CONFIG_KEYS.get(key.lower(), key)
+        if name in fields:
+            raise InvalidInput(f"{what} has the key '{name[:80]}' twice", code="document-duplicate-key")
+        fields[name] = value
+    return fields
 
 
 def parents_first(images: Mapping[str, V1Image]) -> list[V1Image]:
