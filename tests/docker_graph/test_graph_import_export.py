@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -44,6 +45,7 @@ from lamella.spec.descriptor import Descriptor
 from lamella.spec.endpoint import ImageSink, ImageSource, Offer
 from lamella.spec.platform import Platform
 from lamella.spec.progress import NO_PROGRESS, Cancelled
+from lamella.testing import supervised
 from lamella.transfer.copy import copy_images
 from support import building, needs
 from support.trees import assert_same, read_directory, read_view, without
@@ -505,6 +507,30 @@ class TestExport:
         assert IDS[0] in str(caught.value)
         graph = Graph.open(disk / "out")
         assert (graph.ids(), graph.tags.repositories) == ([], {})
+
+    @pytest.fixture
+    def supervised_copy(self, docker, disk):
+        """A copy of the graph to another place in a process of its own; ``decide`` is asked at each of its calls."""
+        if reason := supervised.missing():
+            needs.missing(f"seccomp user notifications: {reason}")
+        Graph.open(disk / "out/graph")
+
+        def run(decide):
+            def act():
+                source = DockerGraphSource(Graph.open(docker, create=False), Path(tempfile.mkdtemp(dir=disk)))
+                copy_images(source, DockerGraphSink(disk / "out"))
+
+            return supervised.supervised(act, below=disk / "out", decide=decide)
+
+        return run
+
+    def test_what_cannot_be_cleared_away_is_no_failure(self, supervised_copy, disk):
+        run = supervised_copy(lambda _, call: errno.EIO if call.name == "unlinkat" else supervised.GO_ON)
+        assert run.status == 0, run.errors
+        graph = Graph.open(disk / "out", create=False)
+        assert (graph.ids(), graph.tags.repositories) == (sorted(IDS), NAMES)
+        graph.temporary().close()
+        assert os.listdir(graph.layout.temporary) == []
 
     def test_several_processes_into_one_graph(self, store, docker, disk):
         store.import_graph(docker)

@@ -18,7 +18,7 @@ PREFIX = ".lamella-"
 
 
 class Scratch:
-    """A new private directory (0700) in ``parent``; ``close`` removes it and all in it.
+    """A new private directory (0700) in ``parent``; ``close`` removes it and all in it, as far as that can be done.
 
     It is locked (flock) while it lives. One whose owner was killed is unlocked: the next Scratch in the same parent
     removes it, if it belongs to the same user. Raises NotFound or AccessDenied when ``parent`` cannot take it.
@@ -51,11 +51,15 @@ class Scratch:
             return os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def close(self) -> None:
-        """Remove the directory; nothing happens the second time."""
+        """Remove the directory; nothing happens the second time.
+
+        What cannot be removed is left to the next Scratch here: it does not undo what was done.
+        """
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             try:
-                remove_tree(self.path)
+                with suppress(OSError, LamellaError):
+                    remove_tree(self.path)
             finally:
                 os.close(fd)
 
