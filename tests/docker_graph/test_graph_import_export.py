@@ -532,6 +532,22 @@ class TestExport:
         graph.temporary().close()
         assert os.listdir(graph.layout.temporary) == []
 
+    @pytest.mark.parametrize("directory", ["out", "out/graph"])
+    @pytest.mark.parametrize("at", [1, 3])
+    def test_what_is_not_sure_to_last_is_taken_back(self, supervised_copy, disk, directory, at):
+        seen = []
+
+        def decide(_, call):
+            if (call.name, call.paths) == ("fsync", (str(disk / directory),)):
+                seen.append(call)
+                return errno.EIO if len(seen) == at else supervised.GO_ON
+            return supervised.GO_ON
+
+        run = supervised_copy(decide)
+        assert run.status != 0
+        graph = Graph.open(disk / "out", create=False)
+        assert (graph.ids(), graph.tags.repositories, graph.checksums()) == ([], {}, {})
+
     def test_several_processes_into_one_graph(self, store, docker, disk):
         store.import_graph(docker)
         names = ["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"]

@@ -165,8 +165,8 @@ class DockerGraphSink:
             if kept:
                 self._graph.update_checksums(kept)
             for (repository, tag), identity in plan.tags.items():
+                named.append((repository, tag))  # before: a name can be there although giving it failed
                 self._graph.tags.set(repository, tag, identity, force=self._force)
-                named.append((repository, tag))
         except BaseException:
             for name in named:
                 with suppress(LamellaError):
