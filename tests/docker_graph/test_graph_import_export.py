@@ -548,6 +548,16 @@ class TestExport:
         graph = Graph.open(disk / "out", create=False)
         assert (graph.ids(), graph.tags.repositories, graph.checksums()) == ([], {}, {})
 
+    def test_what_killed_writers_left_beside_the_names_goes(self, supervised_copy, disk):
+        def decide(_, call):
+            is_names = call.name == "rename" and call.paths[-1] == str(disk / "out/repositories")
+            return supervised.KILL if is_names else supervised.GO_ON
+
+        assert supervised_copy(decide).status == supervised.KILL
+        assert list((disk / "out").glob(".repositories.*"))
+        assert supervised_copy(lambda *_: supervised.GO_ON).status == 0
+        assert sorted(os.listdir(disk / "out")) == ["graph", "repositories"]
+
     def test_several_processes_into_one_graph(self, store, docker, disk):
         store.import_graph(docker)
         names = ["base", "localhost:5000/me/app:1", "localhost:5000/me/app:2", "fork"]
