@@ -548,6 +548,24 @@ class TestExport:
         graph = Graph.open(disk / "out", create=False)
         assert (graph.ids(), graph.tags.repositories, graph.checksums()) == ([], {}, {})
 
+    @pytest.mark.parametrize("form", [GraphForm.AUFS, GraphForm.VFS])
+    @pytest.mark.parametrize("failing", [("rename", "graph/{}"), ("fsync", "graph"), ("fsync", "{driver}")])
+    def test_what_a_failed_register_gave_the_driver_is_taken_back(self, disk, form, failing):
+        if reason := supervised.missing():
+            needs.missing(f"seccomp user notifications: {reason}")
+        graph = Graph.open(disk / "out/graph", form=form)
+        name, place = failing
+        driver = "aufs/diff" if form is GraphForm.AUFS else "vfs/dir"
+        target = str(disk / "out" / place.format(IDS[0], driver=driver))
+        run = supervised.supervised(
+            lambda: graph.register(GraphImage.from_json(RECORDS[0]), io.BytesIO(ARCHIVES[0])),
+            below=disk / "out",
+            decide=lambda _, call: errno.EIO if (call.name, call.paths[-1]) == (name, target) else supervised.GO_ON,
+        )
+        assert run.status != 0
+        assert [path for path in (disk / "out").rglob("*") if IDS[0] in path.name] == []
+        assert graph.register(GraphImage.from_json(RECORDS[0]), io.BytesIO(ARCHIVES[0])).tree().lookup(b"etc/hosts")
+
     def test_what_killed_writers_left_beside_the_names_goes(self, supervised_copy, disk):
         def decide(_, call):
             is_names = call.name == "rename" and call.paths[-1] == str(disk / "out/repositories")
