@@ -98,6 +98,51 @@ class TestDirectories:
         assert union.open("keep").read() == (branches / "union/keep").read_bytes()
         assert union.open("hl2").read() == (branches / "union/hl2").read_bytes()
 
+    def test_a_pseudo_link_means_the_names_that_its_file_still_shows_under(self, branches):
+        """A layer above gave the first of its names to another file."""
+        (branches / "l2/hl1").write_text("another file")
+        (branches / "rw/hl1").rename(branches / "rw/hl2")
+        os.link(branches / "l1/hl1", branches / "l1/hl3")
+        union = TreeView(branch_trees([branches / "l2", branches / "l1"], branches / "rw")[1])
+        assert union.open("hl1").read() == b"another file"
+        for name in ("hl2", "hl3"):
+            assert union.open(name).read() == (branches / "union/hl2").read_bytes()
+        assert union.stat("hl2").inode == union.stat("hl3").inode
+
+    @pytest.mark.parametrize("kind", ["directory", "link", "file with content"])
+    def test_a_whiteout_of_an_odd_kind_hides_its_name(self, branches, kind):
+        whiteout = branches / "l2/.wh.keep"
+        if kind == "directory":
+            whiteout.mkdir()
+            (whiteout / "inside").touch()
+        elif kind == "link":
+            whiteout.symlink_to("two")
+        else:
+            whiteout.write_text("content")
+        (branches / "l2/keep").unlink()
+        below, union = branch_trees([branches / "l2", branches / "l1"], branches / "rw")
+        assert [path for path, _ in below.walk() if b"keep" in path or b"inside" in path] == []
+        assert not TreeView(union).exists("keep")
+
+    def test_a_whiteout_wins_over_its_name_in_the_same_branch(self, branches):
+        (branches / "rw/.wh.new").touch()
+        (branches / "rw/.wh.aufs").touch()
+        (branches / "l2/aufs").touch()
+        (branches / "l2/.wh.dir-edit").touch()
+        (branches / "l2/dir-edit").mkdir()
+        (branches / "l2/dir-edit/above").touch()
+        below, union = branch_trees([branches / "l2", branches / "l1"], branches / "rw")
+        assert not TreeView(below).exists("dir-edit")
+        assert not TreeView(union).exists("new")
+        assert not TreeView(union).exists("aufs"), "though .wh..wh.aufs is no whiteout of .wh.aufs"
+
+    def test_whiteouts_and_markers_of_nothing_do_nothing(self, branches):
+        before = read_view(TreeView(branch_trees([branches / "l2", branches / "l1"], None)[1]))
+        for name in (".wh.absent", ".wh..wh.foo"):
+            (branches / "l2" / name).touch()
+        os.utime(branches / "l2", ns=(0, before[b""].mtime))
+        assert_same(read_view(TreeView(branch_trees([branches / "l2", branches / "l1"], None)[1])), before)
+
     def test_links_are_never_followed(self, branches, disk):
         (disk / "outside").mkdir()
         (disk / "outside/secret").touch()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,19 +80,20 @@ def scan(
     *,
     since: int | None = None,
     owners: Owners | None = None,
-    lower_inodes: Mapping[int, bytes] | None = None,
+    lower_name: Callable[[int], bytes] | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress = NO_PROGRESS,
 ) -> Scan:
     """Read the tree at ``root``, which records deletions in ``form``.
 
     ``since`` (ns, the change time of the file system's own clock) marks what has an older change time, and stands in
-    directories that have, as untouched. ``lower_inodes`` says, for AUFS, which path of the branches below an inode
-    number belongs to. Sockets are skipped with a note. Raises Unsupported for a branch of an overlay mounted with
-    features that Lamella never uses (redirects, metadata-only copies), since reading it plainly would be wrong.
+    directories that have, as untouched. ``lower_name`` says, for AUFS, under which name the file of an inode number
+    shows in the union of the branches below (empty: none). Sockets are skipped with a note. Raises Unsupported for a
+    branch of an overlay mounted with features that Lamella never uses (redirects, metadata-only copies), since reading
+    it plainly would be wrong.
     """
     scanner = _Scanner(root, form, since, owners or Owners.of_caller(), limits)
-    scanner.lower_inodes = lower_inodes or {}
+    scanner.lower_name = lower_name or scanner.lower_name
     with os_errors(str(root)):
         rows = list(scanner.rows())
     for note in scanner.notes:
@@ -107,7 +108,7 @@ class _Scanner:
         self._first: dict[tuple[int, int], bytes] = {}
         self._pseudo: dict[tuple[int, int], int] = {}
         self._count = 0
-        self.lower_inodes: Mapping[int, bytes] = {}
+        self.lower_name: Callable[[int], bytes] = lambda inode: b""
         self.inodes: dict[int, bytes] = {}
         self.touched: set[bytes] = set()
         self.notes: list[str] = []
@@ -133,8 +134,11 @@ class _Scanner:
 
     def _listed(self, path: bytes, fd: int, pending: list[bytes]) -> Iterator[Entry]:
         below: list[bytes] = []
-        for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
-            yield from self._named(path, name, fd, below)
+        names = sorted(os.fsencode(name) for name in os.listdir(fd))
+        gone = _whited_out(names) if self._form is Form.AUFS else ()
+        for name in names:
+            if name not in gone:
+                yield from self._named(path, name, fd, below)
         pending.extend(reversed(below))
 
     def _named(self, parent: bytes, name: bytes, fd: int, below: list[bytes]) -> Iterator[Entry]:
@@ -191,7 +195,7 @@ class _Scanner:
         identity = (status.st_dev, status.st_ino)
         if status.st_nlink > 1:
             if identity in self._pseudo:
-                yield Entry(path, Kind.PSEUDO_LINK, link=self.lower_inodes.get(self._pseudo[identity], b""))
+                yield Entry(path, Kind.PSEUDO_LINK, link=self.lower_name(self._pseudo[identity]))
             first = self._first.setdefault(identity, path)
             if first != path:
                 self._touch(path.rpartition(b"/")[0], first, status)
@@ -272,6 +276,12 @@ class _Scanner:
                 self._pseudo[(status.st_dev, status.st_ino)] = int(lower) if known else -1
         finally:
             os.close(fd)
+
+
+def _whited_out(names: list[bytes]) -> set[bytes]:
+    """The names that whiteouts among ``names`` take away, those beside them too: AUFS looks for the whiteout first."""
+    prefix = whiteouts.PREFIX
+    return {name[len(prefix) :] for name in names if name.startswith(prefix) and not name.startswith(whiteouts.META)}
 
 
 def _read_xattrs(target: int | bytes) -> dict[bytes, bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamella._sys.files import os_errors
+from lamella.layers.aufs import LowerNames, Member
 from lamella.layers.scan import scan
 from lamella.layers.tree import MergedTree
 from lamella.mounts.model import Form
@@ -19,11 +20,11 @@ _KEPT = 8
 
 @dataclass(frozen=True, slots=True)
 class _Stack:
-    """The tree of some layers, and the first name of each inode in them, for AUFS' pseudo-links."""
+    """The tree of some layers, and what each inode number in them is, for AUFS' pseudo-links."""
 
     identity: tuple[int, ...]
     tree: MergedTree
-    inodes: dict[int, bytes]
+    members: dict[int, Member]
 
 
 class Stacks:
@@ -43,9 +44,11 @@ class Stacks:
         identities = [_identity(layer) for layer in stack]
         depth, found = self._deepest(stack, identities)
         for at in range(depth, len(stack)):
-            scanned = scan(stack[at], Form.AUFS, lower_inodes=found.inodes, limits=self._limits)
+            names = LowerNames(found.tree, found.members)
+            scanned = scan(stack[at], Form.AUFS, lower_name=names.name, limits=self._limits)
             tree = found.tree.apply(scanned.index, scanned.source)
-            found = _Stack(_flat(identities[: at + 1]), tree, {**found.inodes, **scanned.inodes})
+            own = {inode: (at, path) for inode, path in scanned.inodes.items()}
+            found = _Stack(_flat(identities[: at + 1]), tree, found.members | own)
         if stack:
             with self._lock:
                 self._kept[stack] = found
