@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from graph_support import image, layer
@@ -15,6 +17,7 @@ from lamella import TreeView, errors
 from lamella._sys import mountinfo
 from lamella.formats.docker_graph import Graph, GraphForm, Record, union
 from lamella.formats.docker_graph.union import Branch, mounted, unmount
+from lamella.mounts import mount as mounting
 from lamella.mounts.model import Form
 from support import needs
 from support.building import directory, file, gone, hard_link, opaque, symlink
@@ -199,28 +202,92 @@ class TestMounting:
         assert mounted(disk / "rootfs")
         unmount(disk / "rootfs")
 
-    @pytest.mark.parametrize("driver", ["erofs", "fuse"])
-    def test_an_image_that_a_killed_mount_left_is_made_anew(self, stack, disk, driver):
+    @pytest.mark.parametrize("driver", ["overlay", "copy"])
+    def test_the_mode_of_the_root_stays(self, stack, disk, driver):
         needs.driver(driver, disk)
-        root, rw = disk / "rootfs", disk / "rw"
-        script = (
-            "import os, sys; from pathlib import Path; from lamella.formats.docker_graph import Graph, union;"
-            "place, id, driver = Path(sys.argv[1]), *sys.argv[2:]; graph = Graph.open(place / 'graph');"
-            "write = union.write_atomic; die = lambda *_, **__: os.kill(os.getpid(), 9);"
-            "union.write_atomic = lambda at, *a, **k: (die if at.name == '.rootfs.mount' else write)(at, *a, **k);"
-            "graph.get(id).mount(place / 'rootfs', place / 'rw', driver=driver)"
-        )
-        killed = subprocess.run([sys.executable, "-c", script, disk, stack.id, driver], check=False)
-        assert killed.returncode == -9
-        assert mounted(root)
-        unmount(root)
-        done = stack.mount(root, rw, driver=driver)
-        try:
-            assert (done.root / "d/c").read_text() == "c"
-        finally:
-            unmount(root)
-        assert sorted(os.listdir(disk / ".rw.union")) == ["form"]
-        assert not [point for point in mountinfo.mount_points() if point.target.is_relative_to(disk)]
+        for mode in (0o755, 0o700):
+            done = stack.mount(disk / "rootfs", disk / "rw", driver=driver)
+            assert done.root.stat().st_mode & 0o7777 == mode
+            done.root.chmod(0o700)
+            unmount(disk / "rootfs")
+
+    def test_all_that_was_deleted_stays_deleted(self, stack, disk):
+        """Also from a whole tree, in which nothing is left then; a branch that is made anew has all of it again."""
+        needs.driver("overlay", disk)
+        names = sorted(f"D /{os.fsdecode(name)}" for name in stack.tree().root.children)
+        for driver in ("copy", "copy", "overlay"):
+            done = stack.mount(disk / "rootfs", disk / "rw", driver=driver)
+            subprocess.run(["find", done.root, "-mindepth", "1", "-delete"], check=True)
+            unmount(disk / "rootfs")
+            assert [str(change) for change in stack.changes(disk / "rw")] == names
+            done = stack.mount(disk / "rootfs", disk / "rw", driver=driver)
+            assert os.listdir(done.root) == []
+            unmount(disk / "rootfs")
+        shutil.rmtree(disk / "rw")
+        done = stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        assert len(os.listdir(done.root)) == len(names)
+        unmount(disk / "rootfs")
+
+    @pytest.mark.parametrize("shared", ["rootfs", "rw"])
+    def test_of_many_at_once_one_mounts_and_nothing_is_lost(self, stack, disk, shared):
+        needs.driver("overlay", disk)
+
+        def work(number):
+            """Mount, write and unmount some times; what was written, or None for a refusal."""
+            own = {name: name if name == shared else f"{name}{number}" for name in ("rootfs", "rw")}
+            written = []
+            for turn in range(5):
+                driver = ("overlay", "copy")[(number + turn) % 2]
+                try:
+                    done = stack.mount(disk / own["rootfs"], disk / own["rw"], driver=driver)
+                except errors.FailedPrecondition:
+                    continue
+                (done.root / f"{number}-{turn}").touch()
+                assert (done.root / "d/a").read_text() == "a"
+                unmount(disk / own["rootfs"])
+                written.append((own["rw"], f"A /{number}-{turn}"))
+            return written
+
+        with ThreadPoolExecutor(4) as pool:
+            written = [item for result in pool.map(work, range(4)) for item in result]
+        assert written
+        for rw in {name for name, _ in written}:
+            told = [str(change) for change in stack.changes(disk / rw)]
+            assert sorted(told) == sorted(text for name, text in written if name == rw)
+        assert sorted(name for name in os.listdir(disk) if "rootfs" in name) == []
+
+    def test_unmounting_leaves_nothing_beside_a_branch_that_lies_elsewhere(self, stack, disk):
+        needs.driver("overlay", disk)
+        (disk / "other").mkdir()
+        stack.mount(disk / "rootfs", disk / "other/rw", driver="overlay")
+        unmount(disk / "rootfs")
+        assert os.listdir(disk / "other/.rw.union") == ["form"]
+
+    def test_a_failure_leaves_nothing_mounted_and_no_mount_point(self, stack, disk):
+        needs.driver("overlay", disk)
+        (disk / "plain").mkdir()
+        (disk / "marked").mkdir()
+        (disk / "marked/.wh.x").touch()
+        with pytest.raises(errors.InvalidInput):
+            union.mount([disk / "marked", disk / "plain"], disk / "rootfs", disk / "plain/rw", driver="overlay")
+        assert not [name for name in os.listdir(disk) if "rootfs" in name]
+        assert os.listdir(disk / "plain/.rw.union") == ["form"]
+
+    @pytest.mark.parametrize("driver", ["overlay", "erofs", "fuse", "userns", "fuse-overlayfs", "copy"])
+    def test_killed_before_it_noted_the_mount(self, stack, disk, driver):
+        """The mount is known all the same, and unmounting leaves nothing."""
+        needs.driver(driver, disk)
+        place = [disk / "graph", stack.id, disk / "rootfs", disk / "rw", driver]
+        assert subprocess.run([sys.executable, "-c", KILLED, *place], check=False).returncode == -9
+        assert mounted(disk / "rootfs")
+        with pytest.raises(errors.FailedPrecondition, match="is already mounted"):
+            stack.mount(disk / "rootfs", disk / "rw", driver=driver)
+        unmount(disk / "rootfs")
+        assert not mounted(disk / "rootfs")
+        assert not [name for name in os.listdir(disk) if "rootfs" in name]
+        assert os.listdir(disk / ".rw.union") == ["form"]
+        assert mounting.upper_in_use(disk / "rw") is None
+
 
     def test_nothing_to_mount(self, disk):
         from lamella.formats.docker_graph.union import mount
@@ -248,6 +315,17 @@ def test_without_root(place):
     assert names == ["b", "d"]
     assert told == after == ["A /c", "C /d", "D /d/a"]
     assert owner == (7, 8)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from lamella.formats.docker_graph import Graph, union
+perform = union.mounting.perform
+union.mounting.perform = lambda *arguments: (perform(*arguments), os.kill(os.getpid(), 9))
+graph, id, root, rw, driver = sys.argv[1:]
+Graph.open(Path(graph)).get(id).mount(Path(root), Path(rw), driver=driver)
+"""
 
 
 SCRIPT = """

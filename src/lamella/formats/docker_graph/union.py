@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from lamella._sys import mountinfo
 from lamella._sys.files import fsync_dir, os_errors, remove_tree, sync_tree, write_atomic
+from lamella._sys.locks import DirectoryLock
 from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.archive import whiteouts
-from lamella.errors import FailedPrecondition, InvalidInput, NotFound
+from lamella.errors import FailedPrecondition, InvalidInput, LamellaError, NotFound
 from lamella.formats.docker_graph import gojson
 from lamella.formats.docker_graph.layout import read_file
 from lamella.layers.aufs import branch_trees
@@ -53,30 +54,67 @@ def mount(
     """Mount ``layers`` (AUFS branches, child first) and the writable branch ``rw`` over them at ``root``.
 
     ``root`` and ``rw`` are made (0755) where they are missing. ``driver`` forces one. The tree is at the ``root`` of
-    what is returned. Raises FailedPrecondition when something is mounted at ``root`` already, or ``rw`` is mounted
-    anywhere, NotFound when there is no layer, and what the driver raises.
+    what is returned. Of many that mount at one ``root``, or over one ``rw``, one does; a failure leaves no mount, and
+    no ``root`` that was not there. Raises FailedPrecondition when something is mounted at ``root`` already, or
+    ``rw`` is mounted anywhere, NotFound when there is no layer, and what the driver raises.
     """
-    if mounted(root):
-        raise FailedPrecondition(f"{root} is already mounted", code="graph-already-mounted")
+    _refuse_mounted(root)
     if not layers:
         raise NotFound(f"No layer found for {root}", code="graph-no-layers")
-    with os_errors(str(root)):
-        for directory in (root, rw):
-            directory.mkdir(mode=0o755, exist_ok=True)
-    chosen = choose(rw.parent, driver)
     branch = Branch(rw)
-    if mounting.upper_in_use(rw) is not None:
-        raise FailedPrecondition("the writable branch is mounted already", code="snapshot-mounted", subject=str(rw))
-    branch.become(chosen.form, layers)
-    done = mounting.perform(branch.mount(chosen, layers, progress), root)
-    try:
-        write_atomic(
-            _record_of(root), json.dumps({"mount": done.to_json(), "rw": os.path.abspath(rw)}).encode(), mode=0o600
-        )
-    except BaseException:
-        mounting.unmount(done)
-        raise
+    branch.make()
+    chosen = choose(rw.parent, driver)
+    with _place(root), branch.held():
+        _refuse_mounted(root)
+        if mounting.upper_in_use(rw) is not None:
+            raise FailedPrecondition("the writable branch is mounted already", code="snapshot-mounted", subject=str(rw))
+        try:
+            branch.become(chosen.form, layers)
+            branch.note_place(root)
+            _write_record(root, rw, None)
+            done = mounting.perform(branch.mount(chosen, layers, progress), root)
+            try:
+                _write_record(root, rw, done)
+            except BaseException:
+                mounting.unmount(done)
+                raise
+        except BaseException:
+            with suppress(LamellaError, OSError):
+                _record_of(root).unlink(missing_ok=True)
+                branch.release()
+            raise
     return done
+
+
+def _refuse_mounted(root: Path) -> None:
+    if mounted(root):
+        raise FailedPrecondition(f"{root} is already mounted", code="graph-already-mounted")
+
+
+@contextmanager
+def _place(root: Path) -> Iterator[None]:
+    """Hold the mount point, made where it is missing; after a failure it is removed again."""
+    with os_errors(str(root)):
+        while True:
+            try:
+                root.mkdir(mode=0o755)
+                made = True
+            except FileExistsError:
+                if root.is_symlink() and not root.exists():
+                    raise
+                made = False
+            lock = DirectoryLock(root.resolve())
+            if lock.acquire():
+                break  # else somebody unmounted there meanwhile, and removed it
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                root.rmdir()
+        raise
+    finally:
+        lock.release()
 
 
 def choose(at: Path, forced: str | None = None) -> Driver:
@@ -111,12 +149,21 @@ def unmount(root: Path) -> None:
         if not mounted(root):
             raise FailedPrecondition(f"Umount: Failed to umount {root}: not mounted", code="graph-not-mounted")
         found = _foreign(root)
+    place = found.target
     mounting.unmount(found)
     if rw is not None:
-        Branch(rw).release()
-    with os_errors(str(root)):
-        _record_of(root).unlink(missing_ok=True)
-        root.rmdir()
+        branch = Branch(rw)
+        with branch.held():
+            if not rw.is_dir() or mounting.upper_in_use(rw) is None:
+                branch.release()
+    lock = DirectoryLock(place)
+    try:
+        if lock.acquire() and mountinfo.mount_at(place) is None and _read_record(root)[0] in (None, found):
+            with os_errors(str(root)):
+                _record_of(root).unlink(missing_ok=True)
+                root.rmdir()
+    finally:
+        lock.release()
 
 
 def changes(
@@ -129,8 +176,10 @@ def changes(
     """
     with os_errors(str(rw)):
         rw.stat()
-    below, tree = _trees(layers, rw, form or Branch(rw).form, limits)
-    return [change for change in compare(below, tree) if change.path]
+    branch = Branch(rw)
+    with branch.held():
+        below, tree = _trees(layers, rw, form or branch.form, limits)
+        return [change for change in compare(below, tree) if change.path]
 
 
 def export(
@@ -142,8 +191,10 @@ def export(
     limits: Limits = DEFAULT_LIMITS,
 ) -> None:
     """Write what ``changes`` tells, and what changed of the root, as the uncompressed tar of a layer: a commit's."""
-    below, tree = _trees(layers, rw, form or Branch(rw).form, limits)
-    write_layer(below, tree, compare(below, tree), write)
+    branch = Branch(rw)
+    with branch.held():
+        below, tree = _trees(layers, rw, form or branch.form, limits)
+        write_layer(below, tree, compare(below, tree), write)
 
 
 def render_changes(found: Sequence[Change]) -> bytes:
@@ -169,6 +220,27 @@ class Branch:
         self.rw = rw
         self._side = rw.with_name(f".{rw.name}.union")
 
+    def make(self) -> None:
+        """Make the branch where it is missing; what was noted of an earlier one of its name does not count for it."""
+        with os_errors(str(self.rw)):
+            self._side.mkdir(mode=0o700, exist_ok=True)
+            with self.held(), suppress(FileExistsError):
+                self.rw.mkdir(mode=0o755)
+                (self._side / "form").unlink(missing_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the branch: of those who mount it, read it or clear up after it, one at a time does.
+
+        One that was never mounted, and has nothing beside it, cannot be held.
+        """
+        lock = DirectoryLock(self._side)
+        lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
     @property
     def form(self) -> Form:
         """The form it is in: as noted when it was mounted, else as what lies in it tells."""
@@ -182,24 +254,27 @@ class Branch:
         """Bring the branch into a form that a driver writes; what it says stays the same. Atomic."""
         with os_errors(str(self._side)):
             fresh = self._side / "fresh"
-            self._side.mkdir(mode=0o700, exist_ok=True)
             remove_tree(fresh)
+            if self._is_new():
+                # A whole tree starts as a branch that changes nothing.
+                first = Form.AUFS if form is Form.PLAIN else form
+                dress_directory(self.rw, branch_trees(layers, None)[0].root.entry, first)
+                self._note({self.rw.stat().st_ino: first})
             have = self.form
-            with os.scandir(self.rw) as entries:
-                empty = next(entries, None) is None
-            if (have is form or empty) and not (empty and form is Form.PLAIN):
-                if empty:
-                    dress_directory(self.rw, branch_trees(layers, None)[0].root.entry, form)
+            if have is form:
                 self._note({self.rw.stat().st_ino: form})
                 return
-            below, tree = _trees(layers, self.rw, Form.AUFS if empty else have, DEFAULT_LIMITS)
-            if empty:
-                tree = below
+            below, tree = _trees(layers, self.rw, have, DEFAULT_LIMITS)
             fresh.mkdir(mode=0o755)
             extract(None if form is Form.PLAIN else below, tree, fresh, form)
             sync_tree(fresh)
             self._exchange(fresh, form)
             remove_tree(fresh)
+
+    def _is_new(self) -> bool:
+        """Whether nothing was ever written: an empty one that was mounted may say that all is gone."""
+        with os.scandir(self.rw) as entries:
+            return next(entries, None) is None and self.rw.stat().st_ino not in self._noted()
 
     def _exchange(self, fresh: Path, form: Form) -> None:
         """Put ``fresh`` in the place of the branch: which of the two forms is right then follows from which it is."""
@@ -221,11 +296,22 @@ class Branch:
         except (NotFound, ValueError):
             return {}
 
+    def note_place(self, root: Path) -> None:
+        """Note where it is about to be mounted."""
+        write_atomic(self._side / "place", os.path.realpath(os.fsencode(root)), mode=0o600, durable=False)
+
+    def is_noted_at(self, place: Path) -> bool:
+        """Whether that is the place that was noted."""
+        try:
+            return read_file(self._side / "place", _STATE_LIMIT) == os.fsencode(place)
+        except (NotFound, InvalidInput):
+            return False
+
     def release(self) -> None:
         """Remove what only a mount needs."""
         with os_errors(str(self._side)):
             self._drop_image()
-            for name in ("lowers", "work", "fresh"):
+            for name in ("lowers", "work", "fresh", "place"):
                 remove_tree(self._side / name)
 
     def mount(self, driver: Driver, layers: Sequence[Path], progress: Progress) -> Mount:
@@ -332,19 +418,27 @@ def _record_of(root: Path) -> Path:
     return root.with_name(f".{root.name}.mount")
 
 
+def _write_record(root: Path, rw: Path, done: Mounted | None) -> None:
+    """Note that ``root`` is mounted (None: about to be) with the branch ``rw``; no mount outlives a power cut."""
+    fields = {"mount": done and done.to_json(), "rw": os.path.abspath(rw)}
+    write_atomic(_record_of(root), json.dumps(fields).encode(), mode=0o600, durable=False)
+
+
 def _read_record(root: Path) -> tuple[Mounted | None, Path | None]:
     """How ``root`` was mounted, and over which branch, if that is known.
 
-    A record counts for its own place only: nobody who writes one has something else unmounted, or removed.
+    A record counts for its own place only, and for a branch that says the same: nobody who writes one has something
+    else unmounted, or removed. Who was killed before it was whole has left the branch, which leads to the mount.
     """
     try:
         fields = json.loads(read_file(_record_of(root), _STATE_LIMIT))
-        found, rw = Mounted.from_json(str(fields["mount"])), Path(str(fields["rw"]))
+        rw, text = Path(str(fields["rw"])), fields["mount"]
+        found = mounting.live_mount(rw) if text is None else Mounted.from_json(str(text))
     except (NotFound, InvalidInput, ValueError, KeyError, TypeError):
         return None, None
-    if found.target != Path(os.path.realpath(root)):
+    if found is None or found.target != Path(os.path.realpath(root)):
         return None, None
-    return found, rw if rw.parent == Path(os.path.abspath(root)).parent else None
+    return found, rw if Branch(rw).is_noted_at(found.target) else None
 
 
 def _foreign(root: Path) -> Mounted:
