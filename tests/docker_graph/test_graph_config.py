@@ -152,12 +152,13 @@ class TestInitLayer:
 
     @needs_root
     def test_it_stands_between_image_and_container_and_is_no_change(self, graph, disk):
-        base = graph.create(layer(directory("etc"), file("etc/hosts", "the image's"), file("etc/other")))
+        base = graph.create(layer(directory("etc", 0o750), file("etc/hosts", "the image's"), file("etc/other")))
         prepared = prepare(base, disk / "container", init=V1_0_0)
         prepared.mount()
         try:
             assert (prepared.root / "etc/hosts").read_bytes() == b""
             assert (prepared.root / "etc/other").exists()
+            assert (prepared.root / "etc").stat().st_mode & 0o7777 == 0o750, "as the image has it"
             (prepared.root / "etc/new").touch()
             assert [str(change) for change in prepared.changes()] == ["C /etc", "A /etc/new"]
         finally:

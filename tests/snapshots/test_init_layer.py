@@ -19,6 +19,9 @@ def image(store, disk):
             file("etc/hosts", "the image's"),
             file("etc/passwd", "root"),
             symlink("proc", "etc"),
+            directory("dev", 0o700),
+            directory("etc/hostname", 0o711),
+            file("etc/hostname/inside"),
         ),
         tar(file("top")),
     ]
@@ -52,6 +55,19 @@ def test_it_is_there_and_no_change(store, image, driver):
         assert child.open("etc/hosts").read() == b"the image's"
 
 
+def test_directories_of_the_image_stay_as_they_are(store, image, driver):
+    """Their mode is no other because something is put into them, nor is it in what is committed."""
+    with store.prepare(image, "one", driver=driver, init_layer=True) as snapshot:
+        with snapshot.mount() as root:
+            assert (root / "etc").stat().st_mode & 0o7777 == 0o750
+            assert (root / "dev").stat().st_mode & 0o7777 == 0o700
+            assert os.listdir(root / "etc/hostname") == ["inside"]
+            (root / "etc/new").touch()
+        child = snapshot.commit("child")
+        assert child.stat("etc").mode == 0o750
+        assert child.stat("etc/hostname").mode == 0o711
+
+
 def test_forks_and_going_back(store, image, driver):
     with store.prepare(image, "one", driver=driver, init_layer=True) as snapshot:
         with snapshot.mount() as root:
@@ -78,5 +94,5 @@ def test_a_view_has_it_too(store, image, driver):
 
 def test_without_it_there_is_none(store, image, driver):
     with store.prepare(image, "one", driver=driver) as snapshot, snapshot.mount() as root:
-        assert not (root / "dev").exists()
+        assert os.listdir(root / "dev") == []
         assert (root / "etc/hosts").read_text() == "the image's"

@@ -94,6 +94,23 @@ def dress_directory(path: Path, entry: Entry, form: Form) -> None:
         job.close()
 
 
+def dress_branch(path: Path, below: Node, form: Form) -> None:
+    """Make a branch that adds to a tree, and has no say in it, keep the directories of ``below`` as they are there.
+
+    Each looks as it does in the tree; what is no directory gives way to one.
+    """
+    with os.scandir(path) as entries:
+        for entry in list(entries):
+            there = (below.children or {}).get(os.fsencode(entry.name))
+            if there is None or there.children is None:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                dress_branch(path / entry.name, there, form)
+            else:
+                os.unlink(entry.path)
+    dress_directory(path, below.entry, form)
+
+
 class _Lowers:
     """The directories that the layers of a tree were written to, bottom first."""
 

@@ -27,8 +27,7 @@ from lamella._sys.files import fsync_dir, os_errors, remove_tree, sync_tree
 from lamella._sys.locks import FileLock
 from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.errors import Conflict, InvalidInput, NotFound
-from lamella.layers.entry import Entry
-from lamella.layers.extract import dress_directory, extract
+from lamella.layers.extract import dress_branch, dress_directory, extract
 from lamella.layers.rootfs import RootfsStore
 from lamella.layers.scan import scan
 from lamella.layers.store import LayerStore
@@ -111,11 +110,14 @@ class Snapshotter:
             if stack.driver.in_place and stack.diff_ids:
                 rootfs = self._rootfs.ensure(stack.diff_ids, staging, progress=progress)
                 dress_directory(upper, rootfs.root, stack.driver.form)
-                _fill_init(directory, rootfs.root, stack.driver.form, init)
+                if init is not None:
+                    tree = self._layers.tree(stack.diff_ids, limits=self._limits)
+                    _fill_init(directory, tree, stack.driver.form, init)
                 _seal(directory)
                 return directory
             tree = self._layers.tree(stack.diff_ids, limits=self._limits)
-            _fill_init(directory, tree.root.entry, stack.driver.form, init)
+            if init is not None:
+                _fill_init(directory, tree, stack.driver.form, init)
             if stack.driver.form is Form.PLAIN:
                 self._fill(self._with_init(directory, tree, Form.PLAIN), stack, upper, staging, progress)
             else:
@@ -295,13 +297,12 @@ def _seal(directory: Path) -> None:
     fsync_dir(directory)
 
 
-def _fill_init(directory: Path, root: Entry, form: Form, init: Callable[[Path], object] | None) -> None:
-    """Make the init layer of a snapshot; its top looks as that of the image."""
-    if init is not None:
-        layer = directory / "init"
-        layer.mkdir(mode=0o700)
-        init(layer)
-        dress_directory(layer, root, form)
+def _fill_init(directory: Path, tree: MergedTree, form: Form, init: Callable[[Path], object]) -> None:
+    """Make the init layer of a snapshot; its directories look as those of the image."""
+    layer = directory / "init"
+    layer.mkdir(mode=0o700)
+    init(layer)
+    dress_branch(layer, tree.root, form)
 
 
 def _complete(directory: Path) -> None:

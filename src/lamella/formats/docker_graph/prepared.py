@@ -13,7 +13,8 @@ from lamella.formats.docker_graph.graph import Graph
 from lamella.formats.docker_graph.image import GraphImage, spooled
 from lamella.formats.docker_graph.moment import Moment
 from lamella.layers.compare import Change
-from lamella.mounts.model import Mounted
+from lamella.layers.extract import dress_branch
+from lamella.mounts.model import Form, Mounted
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class Prepared:
 def prepare(image: GraphImage, directory: Path, *, init: Release | None = None) -> Prepared:
     """Make ``directory`` what a container of ``image`` stands on.
 
-    With ``init`` the paths of that release's init layer stand between the image and what is written. Raises
-    AlreadyExists when there is one.
+    With ``init`` the paths of that release's init layer stand between the image and what is written; directories that
+    the image has stay as they are. Raises AlreadyExists when there is one.
     """
     layers = image.layers()
     with os_errors(str(directory)):
@@ -80,6 +81,7 @@ def prepare(image: GraphImage, directory: Path, *, init: Release | None = None) 
             layer = directory / "init"
             layer.mkdir(mode=0o755, exist_ok=True)
             initlayer.populate(layer, release=init)
+            dress_branch(layer, image.tree().root, Form.AUFS)
             layers = [layer, *layers]
-        (directory / "rw").mkdir(mode=0o755)
+        union.Branch(directory / "rw").make()
     return Prepared(image, directory / "rootfs", directory / "rw", tuple(layers))
