@@ -288,6 +288,17 @@ class TestMounting:
         assert os.listdir(disk / ".rw.union") == ["form"]
         assert mounting.upper_in_use(disk / "rw") is None
 
+    def test_killed_while_it_tried_the_driver_out(self, stack, disk):
+        needs.driver("overlay", disk)
+        place = [disk / "graph", stack.id, disk / "rootfs", disk / "rw", "overlay"]
+        script = KILLED.replace("union.mounting.perform", "trial._try_at")
+        assert subprocess.run([sys.executable, "-c", script, *place], check=False).returncode == -9
+        assert not mounted(disk / "rootfs")
+        stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        unmount(disk / "rootfs")
+        assert os.listdir(disk / ".rw.union") == ["form"]
+        assert not [name for name in os.listdir(disk) if "probe" in name]
+
 
     def test_nothing_to_mount(self, disk):
         from lamella.formats.docker_graph.union import mount
@@ -321,6 +332,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from lamella.formats.docker_graph import Graph, union
+from lamella.mounts import trial
 perform = union.mounting.perform
 union.mounting.perform = lambda *arguments: (perform(*arguments), os.kill(os.getpid(), 9))
 graph, id, root, rw, driver = sys.argv[1:]

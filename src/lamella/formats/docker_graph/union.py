@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from lamella._sys import mountinfo
-from lamella._sys.files import fsync_dir, os_errors, remove_tree, sync_tree, write_atomic
+from lamella._sys.files import drop_temporaries, fsync_dir, os_errors, remove_tree, sync_tree, write_atomic
 from lamella._sys.locks import DirectoryLock
 from lamella._sys.syscalls import RENAME_EXCHANGE, renameat2
 from lamella.archive import whiteouts
@@ -63,9 +63,10 @@ def mount(
         raise NotFound(f"No layer found for {root}", code="graph-no-layers")
     branch = Branch(rw)
     branch.make()
-    chosen = choose(rw.parent, driver)
+    chosen = choose(branch.side, driver)
     with _place(root), branch.held():
         _refuse_mounted(root)
+        drop_temporaries(_record_of(root))
         if mounting.upper_in_use(rw) is not None:
             raise FailedPrecondition("the writable branch is mounted already", code="snapshot-mounted", subject=str(rw))
         try:
@@ -214,19 +215,19 @@ def _trees(layers: Sequence[Path], rw: Path, form: Form, limits: Limits) -> tupl
 
 
 class Branch:
-    """A writable branch and what is kept beside it."""
+    """A writable branch and what is kept beside it, in the directory ``side``."""
 
     def __init__(self, rw: Path) -> None:
         self.rw = rw
-        self._side = rw.with_name(f".{rw.name}.union")
+        self.side = rw.with_name(f".{rw.name}.union")
 
     def make(self) -> None:
         """Make the branch where it is missing; what was noted of an earlier one of its name does not count for it."""
         with os_errors(str(self.rw)):
-            self._side.mkdir(mode=0o700, exist_ok=True)
+            self.side.mkdir(mode=0o700, exist_ok=True)
             with self.held(), suppress(FileExistsError):
                 self.rw.mkdir(mode=0o755)
-                (self._side / "form").unlink(missing_ok=True)
+                (self.side / "form").unlink(missing_ok=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -234,7 +235,7 @@ class Branch:
 
         One that was never mounted, and has nothing beside it, cannot be held.
         """
-        lock = DirectoryLock(self._side)
+        lock = DirectoryLock(self.side)
         lock.acquire()
         try:
             yield
@@ -252,8 +253,8 @@ class Branch:
 
     def become(self, form: Form, layers: Sequence[Path]) -> None:
         """Bring the branch into a form that a driver writes; what it says stays the same. Atomic."""
-        with os_errors(str(self._side)):
-            fresh = self._side / "fresh"
+        with os_errors(str(self.side)):
+            fresh = self.side / "fresh"
             remove_tree(fresh)
             if self._is_new():
                 # A whole tree starts as a branch that changes nothing.
@@ -281,38 +282,41 @@ class Branch:
         self._note({self.rw.stat().st_ino: self.form, fresh.stat().st_ino: form})
         renameat2(os.fsencode(fresh), os.fsencode(self.rw), RENAME_EXCHANGE)
         fsync_dir(self.rw.parent)
-        fsync_dir(self._side)
+        fsync_dir(self.side)
         self._note({self.rw.stat().st_ino: form})
 
     def _note(self, forms: dict[int, Form]) -> None:
         text = "".join(f"{inode} {form.value}\n" for inode, form in forms.items())
-        write_atomic(self._side / "form", text.encode(), mode=0o600)
+        write_atomic(self.side / "form", text.encode(), mode=0o600)
 
     def _noted(self) -> dict[int, Form]:
         """The form of each directory that may be the branch, by its inode number."""
         try:
-            lines = read_file(self._side / "form", _STATE_LIMIT).decode().splitlines()
+            lines = read_file(self.side / "form", _STATE_LIMIT).decode().splitlines()
             return {int(inode): Form(form) for inode, _, form in (line.partition(" ") for line in lines)}
         except (NotFound, ValueError):
             return {}
 
     def note_place(self, root: Path) -> None:
         """Note where it is about to be mounted."""
-        write_atomic(self._side / "place", os.path.realpath(os.fsencode(root)), mode=0o600, durable=False)
+        write_atomic(self.side / "place", os.path.realpath(os.fsencode(root)), mode=0o600, durable=False)
 
     def is_noted_at(self, place: Path) -> bool:
         """Whether that is the place that was noted."""
         try:
-            return read_file(self._side / "place", _STATE_LIMIT) == os.fsencode(place)
+            return read_file(self.side / "place", _STATE_LIMIT) == os.fsencode(place)
         except (NotFound, InvalidInput):
             return False
 
     def release(self) -> None:
-        """Remove what only a mount needs."""
-        with os_errors(str(self._side)):
+        """Remove what only a mount needs, and what those left who were killed."""
+        mounting.clear_probes(self.side)
+        with os_errors(str(self.side)):
             self._drop_image()
+            for name in ("form", "place"):
+                drop_temporaries(self.side / name)
             for name in ("lowers", "work", "fresh", "place"):
-                remove_tree(self._side / name)
+                remove_tree(self.side / name)
 
     def mount(self, driver: Driver, layers: Sequence[Path], progress: Progress) -> Mount:
         """What to mount; what ``driver`` cannot read of the layers is translated first."""
@@ -320,8 +324,8 @@ class Branch:
             return Mount(driver.name, (), self.rw)
         if driver.form is Form.AUFS:
             return Mount(driver.name, tuple(layers), self.rw)
-        with os_errors(str(self._side)):
-            work = self._side / "work"
+        with os_errors(str(self.side)):
+            work = self.side / "work"
             remove_tree(work)
             work.mkdir(mode=0o700)
             self._drop_image()
@@ -332,7 +336,7 @@ class Branch:
 
     def _image(self, layers: Sequence[Path], form: Form, progress: Progress) -> ErofsImage:
         """The union of the layers as one image: the metadata, and beside it what the files hold."""
-        directory = self._side / "image"
+        directory = self.side / "image"
         metadata, content, at = (directory / name for name in ("metadata", "content", "mnt"))
         at.mkdir(mode=0o700, parents=True)
         with open(metadata, "xb") as out, open(content, "xb") as side:
@@ -344,14 +348,14 @@ class Branch:
 
     def _drop_image(self) -> None:
         """Remove the image that a mount stood on, which a killed process can have left mounted."""
-        directory = self._side / "image"
+        directory = self.side / "image"
         if directory.is_dir():
             image_mounts.drop(directory / "mnt")
             remove_tree(directory)
 
     def _translated(self, layers: Sequence[Path], form: Form, progress: Progress) -> list[Path]:
         """The layers for an overlay, bottom first: as they are where they hold no marks, else as copies that do."""
-        copies = self._side / "lowers"
+        copies = self.side / "lowers"
         remove_tree(copies)
         copies.mkdir(mode=0o700)
         result: list[Path] = []
