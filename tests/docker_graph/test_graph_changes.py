@@ -122,11 +122,22 @@ class TestBranches:
         (branches["below"] / "d").mkdir()
         (branches["below"] / "d/old").touch()
         (branches["below"] / "removed").write_text("1")
+        os.utime(branches["below"] / "d", (0, 0))
         os.mknod(branches["rw"] / "removed", 0o020600, 0)
         (branches["rw"] / "d").mkdir()
         os.setxattr(branches["rw"] / "d", "trusted.overlay.opaque", b"y")
         (branches["rw"] / "d/new").touch()
         assert told(branches, form=noted) == ["C /d", "A /d/new", "D /d/old", "D /removed"]
+
+    @needs_root
+    def test_an_overlay_upper_is_known_by_an_opaque_directory_alone(self, branches):
+        (branches["below"] / "d").mkdir()
+        (branches["below"] / "d/old").touch()
+        os.utime(branches["below"] / "d", (0, 0))
+        (branches["rw"] / ".wh.").touch()
+        (branches["rw"] / "d").mkdir()
+        os.setxattr(branches["rw"] / "d", "trusted.overlay.opaque", b"y")
+        assert told(branches) == ["A /.wh.", "C /d", "D /d/old"]
 
     def test_a_whole_tree_gives_the_same_answers(self, branches):
         (branches["below"] / "a").touch()

@@ -103,11 +103,22 @@ class TestInitLayer:
             b"etc/hosts",
             b"etc/hostname",
         }
-        assert set(paths((0, 6, 0))) == base
-        assert set(paths((0, 6, 6))) == base | {b".dockerenv"}
-        assert set(paths((0, 7, 0))) == base
-        assert set(paths((0, 9, 0))) == base | {b"dev/console"}
-        assert set(paths()) == base | {b"dev/console", b"etc/mtab"}
+        console, mtab = {b"dev/console"}, {b"etc/mtab"}
+        for release in ((0, 6, 0), (0, 6, 5), (0, 7, 0), (0, 8, 1)):
+            assert set(paths(release)) == base
+        for release in ((0, 6, 6), (0, 6, 7)):
+            assert set(paths(release)) == base | {b".dockerenv"}
+        for release in ((0, 9, 0), (0, 9, 1)):
+            assert set(paths(release)) == base | console
+        for release in ((0, 10, 0), V1_0_0):
+            assert set(paths(release)) == base | console | mtab
+        assert paths() == paths(V1_0_0)
+
+    @pytest.mark.parametrize("release", [(0, 6, 5), (0, 6, 7), (0, 8, 1), (0, 9, 1), (0, 10, 0)])
+    def test_what_is_made_for_each_release(self, tmp_path, release):
+        populate(tmp_path, release=release)
+        made = {os.fsencode(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+        assert made - {b"dev", b"etc"} == set(paths(release))
 
     def test_populating(self, tmp_path):
         os.umask(0o077)

@@ -122,15 +122,29 @@ def test_the_first_call_never_overruns_the_page(trees):
     assert len(calls) > 10
 
 
-def test_paths_that_the_option_syntax_cannot_carry(trees):
-    for name in ("a:b", "a,b", "a=b"):
+@pytest.mark.parametrize(("size", "in_one_call"), [(4095, True), (4096, False)])
+def test_the_page_holds_4095_bytes_and_the_nul_after_them(trees, size, in_one_call):
+    left, around = size - len(f"br:{trees}/RW=rw:"), len(f"{trees}/=ro+wh:")
+    count = -(-left // (around + 200))
+    for number in range(1, count + 1):
+        name = f"{number:02d}".ljust(left // count + (number <= left % count) - around, "x")
         (trees / name).mkdir()
-    for number, name in enumerate(("a:b", "a,b", "a=b"), 1):
         (trees / f"L{number}").rmdir()
         (trees / f"L{number}").symlink_to(name)
-    done, calls = run(trees, 4, "rw")
+    done, calls = run(trees, count, "rw")
     assert done.returncode == 0, done.stderr
-    pattern = r'mount\("none", "target", "aufs", 0, "br:RW=rw:(/proc/self/fd/\d+=ro\+wh:){3}L4=ro\+wh:"\) = 0'
+    assert (len(calls) == 1) is in_one_call
+
+
+def test_paths_that_the_option_syntax_cannot_carry(trees):
+    names = ("a:b", "a,b", "a=b", "a\\b")
+    for number, name in enumerate(names, 1):
+        (trees / name).mkdir()
+        (trees / f"L{number}").rmdir()
+        (trees / f"L{number}").symlink_to(name)
+    done, calls = run(trees, 5, "rw")
+    assert done.returncode == 0, done.stderr
+    pattern = r'mount\("none", "target", "aufs", 0, "br:RW=rw:(/proc/self/fd/\d+=ro\+wh:){4}L5=ro\+wh:"\) = 0'
     assert re.fullmatch(pattern, calls[0])
 
 
@@ -211,6 +225,13 @@ def test_a_branch_that_aufs_has_mounted_is_in_use(trees):
     script = PRETEND + "print(m.upper_in_use(place / 'RW'), m.upper_in_use(place / 'L1'))"
     done, _ = run(trees, faults=[], script=script)
     assert done.stdout == f"{trees}/target None\n", done.stderr
+
+
+def test_a_branch_that_aufs_has_mounted_is_not_mounted_again(trees):
+    script = PRETEND + "m.perform(m.Mount('aufs', (place / 'L2',), place / 'RW'), place / 'target')"
+    done, calls = run(trees, faults=[], script=script)
+    assert f"FailedPrecondition: {trees}/RW: mounted already, at {trees}/target" in done.stderr
+    assert calls == []
 
 
 def test_this_kernel_says_why_not(trees):
