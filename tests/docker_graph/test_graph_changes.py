@@ -12,6 +12,7 @@ from graph_support import image, layer
 
 from lamella import TreeView, errors
 from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.formats.docker_graph.stacks import Stacks
 from lamella.formats.docker_graph.union import changes, render_changes
 from lamella.layers.compare import Change, ChangeKind
 from lamella.mounts.model import Form
@@ -149,6 +150,23 @@ class TestBranches:
         assert render_changes(found).decode() == '[{"Path":"/etc/passwd","Kind":2},{"Path":"/é","Kind":1}]'
         assert render_changes([Change(b"a", ChangeKind.MODIFIED)]) == b'[{"Path":"/a","Kind":0}]'
         assert render_changes([]) == b"null", "as 0.4.0 did"
+
+
+def test_layers_with_pseudo_links_are_read_as_a_branch_is(branches):
+    """``Stacks`` reads the layers of a chain; what a number means depends on those below, however many were kept."""
+    paths = [branches[name] for name in ("rw", "above", "below")]
+    (branches["below"] / "a").write_text("old")
+    os.link(branches["below"] / "a", branches["below"] / "b")
+    (branches["above"] / "a").write_text("another")
+    (branches["rw"] / ".wh..wh.plnk").mkdir()
+    (branches["rw"] / "c").write_text("new")
+    numbers = [(branches[where] / name).stat().st_ino for where, name in (("below", "b"), ("rw", "c"))]
+    os.link(branches["rw"] / "c", branches["rw"] / f".wh..wh.plnk/{numbers[0]}.{numbers[1]}")
+    stacks = Stacks()
+    for kept in (paths[1:], paths):
+        tree = TreeView(stacks.tree(kept))
+    assert [tree.open(name).read() for name in "abc"] == [b"another", b"new", b"new"]
+    assert_same(read_view(tree), read_view(TreeView(Stacks().tree(paths))))
 
 
 class TestSampleTree:

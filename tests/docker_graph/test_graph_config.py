@@ -150,6 +150,20 @@ class TestInitLayer:
         assert not (root / "dev/pts").is_symlink()
         assert (root / "proc").is_dir()
 
+    def test_files_and_links_of_the_image_give_way(self, tmp_path):
+        (tmp_path / "root/etc").mkdir(parents=True)
+        (tmp_path / "outside").write_text("precious")
+        root = tmp_path / "root"
+        (root / "etc/hosts").write_text("the image's")
+        (root / "etc/hostname").symlink_to(tmp_path / "outside")
+        (root / "etc/mtab").write_text("the image's")
+        populate(root)
+        for name in ("etc/hosts", "etc/hostname"):
+            assert (root / name).read_bytes() == b""
+            assert not (root / name).is_symlink()
+        assert os.readlink(root / "etc/mtab") == "/proc/mounts"
+        assert (tmp_path / "outside").read_text() == "precious"
+
     def test_a_directory_at_the_end_stays(self, tmp_path):
         (tmp_path / "etc/hosts").mkdir(parents=True)
         (tmp_path / "etc/mtab").mkdir()

@@ -14,8 +14,7 @@ from graph_support import image, layer
 
 from _machine import place_for_all, run_as_nobody
 from lamella import TreeView, errors
-from lamella._sys import mountinfo
-from lamella.formats.docker_graph import Graph, GraphForm, Record, union
+from lamella.formats.docker_graph import Graph, GraphForm, Record, stacks, union
 from lamella.formats.docker_graph.union import Branch, mounted, unmount
 from lamella.mounts import mount as mounting
 from lamella.mounts.model import Form
@@ -164,6 +163,40 @@ class TestMounting:
             assert sorted(os.listdir(done.root / "d")) == ["above", "below"]
         finally:
             unmount(disk / "rootfs")
+
+    def test_marks_of_an_overlay_anywhere_in_a_layer(self, disk):
+        """At its top; and a device that reads as a whiteout, which a union would list, and not find."""
+        needs.driver("overlay", disk)
+        below, opaque_top, device = disk / "below", disk / "top", disk / "device"
+        for path in (below, opaque_top, device / "only"):
+            path.mkdir(parents=True)
+        (below / "a").touch()
+        (opaque_top / "b").touch()
+        os.setxattr(opaque_top, "trusted.overlay.opaque", b"y")
+        os.mknod(device / "only/none", 0o020600, 0)
+        done = union.mount([device, opaque_top, below], disk / "rootfs", disk / "rw", driver="overlay")
+        try:
+            assert sorted(os.listdir(done.root)) == ["a", "b", "only"]
+            assert os.listdir(done.root / "only") == []
+        finally:
+            unmount(disk / "rootfs")
+
+    def test_each_layer_is_read_once_when_layers_are_translated(self, disk, monkeypatch):
+        needs.driver("overlay", disk)
+        layers, read = [disk / f"layer{number}" for number in range(9)], []
+        for path in layers:
+            path.mkdir()
+            (path / ".wh.x").touch()
+
+        def noting(path, *arguments, **named):
+            read.append(path)
+            return scan(path, *arguments, **named)
+
+        scan = stacks.scan
+        monkeypatch.setattr(stacks, "scan", noting)
+        union.mount(layers, disk / "rootfs", disk / "rw", driver="overlay")
+        unmount(disk / "rootfs")
+        assert read == layers[::-1]
 
     def test_another_process_unmounts(self, stack, disk):
         needs.driver("overlay", disk)

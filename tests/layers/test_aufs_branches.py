@@ -93,7 +93,7 @@ class TestDirectories:
         """A pseudo-link then belongs to the names that it has in the branch, and to what they were below."""
         links = branches / "rw/.wh..wh.plnk"
         for link in links.iterdir():
-            link.rename(links / f"{(branches / 'l1/keep').stat().st_ino}.{int(link.name.partition('.')[2]) + 1}")
+            link.rename(links / f"{(branches / 'l2/keep').stat().st_ino}.{int(link.name.partition('.')[2]) + 1}")
         union = TreeView(branch_trees([branches / "l2", branches / "l1"], branches / "rw")[1])
         assert union.open("keep").read() == (branches / "union/keep").read_bytes()
         assert union.open("hl2").read() == (branches / "union/hl2").read_bytes()

@@ -25,6 +25,7 @@ from lamella.archive import whiteouts
 from lamella.errors import FailedPrecondition, InvalidInput, LamellaError, NotFound
 from lamella.formats.docker_graph import gojson
 from lamella.formats.docker_graph.layout import read_file
+from lamella.formats.docker_graph.stacks import Stacks
 from lamella.layers.aufs import branch_trees
 from lamella.layers.compare import Change, compare
 from lamella.layers.erofs import write_erofs
@@ -359,12 +360,13 @@ class Branch:
         remove_tree(copies)
         copies.mkdir(mode=0o700)
         result: list[Path] = []
+        trees = Stacks()
         for number, layer in enumerate(reversed(layers)):
             if not _has_marks(layer):
                 result.append(layer)
                 continue
             stack = layers[len(layers) - 1 - number :]
-            below, tree = branch_trees(stack[1:], stack[0])
+            below, tree = trees.tree(stack[1:]), trees.tree(stack)
             target = copies / f"{number:04d}"
             target.mkdir(mode=0o755)
             extract(below, tree, target, form, progress=progress, key=f"{number:04d}")
