@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from graph_support import image, layer
@@ -207,6 +208,21 @@ class TestMounting:
         )
         subprocess.run([sys.executable, "-c", script, disk / "rootfs"], check=True)
         assert not mounted(disk / "rootfs")
+
+    def test_unmounting_takes_the_copy_from_another_namespace_too(self, stack, disk):
+        needs.driver("overlay", disk)
+        stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 600"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as elsewhere:
+            elsewhere.stdout.readline()
+            places = Path(f"/proc/{elsewhere.pid}/mountinfo")
+            try:
+                assert str(disk / "rootfs") in places.read_text()
+                unmount(disk / "rootfs")
+                assert str(disk / "rootfs") not in places.read_text()
+            finally:
+                elsewhere.kill()
+        assert os.listdir(disk / ".rw.union") == ["form"]
 
     def test_a_record_unmounts_nothing_else(self, stack, disk):
         needs.driver("overlay", disk)

@@ -153,19 +153,19 @@ def unmount(root: Path) -> None:
         found = _foreign(root)
     place = found.target
     mounting.unmount(found)
-    if rw is not None:
-        branch = Branch(rw)
-        with branch.held():
-            if not rw.is_dir() or mounting.upper_in_use(rw) is None:
-                branch.release()
     lock = DirectoryLock(place)
     try:
         if lock.acquire() and mountinfo.mount_at(place) is None and _read_record(root)[0] in (None, found):
             with os_errors(str(root)):
                 _record_of(root).unlink(missing_ok=True)
-                root.rmdir()
+                root.rmdir()  # where another namespace has a copy of the mount, that goes too
     finally:
         lock.release()
+    if rw is not None:
+        branch = Branch(rw)
+        with branch.held():
+            if not rw.is_dir() or mounting.upper_in_use(rw) is None:
+                branch.release()
 
 
 def changes(
