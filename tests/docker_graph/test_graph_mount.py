@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -233,7 +234,11 @@ class TestMounting:
         with pytest.raises(errors.FailedPrecondition):
             unmount(disk / "other")
         assert mounted(disk / "rootfs")
+        (disk / ".mine.union/lowers").mkdir(parents=True)
+        record = json.loads((disk / ".rootfs.mount").read_bytes())
+        (disk / ".rootfs.mount").write_text(json.dumps(record | {"rw": str(disk / "mine")}))
         unmount(disk / "rootfs")
+        assert (disk / ".mine.union/lowers").exists()
 
     def test_a_mount_of_somebody_else_can_be_unmounted(self, disk):
         root = disk / "rootfs"
@@ -264,7 +269,7 @@ class TestMounting:
         """Also from a whole tree, in which nothing is left then; a branch that is made anew has all of it again."""
         needs.driver("overlay", disk)
         names = sorted(f"D /{os.fsdecode(name)}" for name in stack.tree().root.children)
-        for driver in ("copy", "copy", "overlay"):
+        for driver in ("copy", "overlay", "copy"):
             done = stack.mount(disk / "rootfs", disk / "rw", driver=driver)
             subprocess.run(["find", done.root, "-mindepth", "1", "-delete"], check=True)
             unmount(disk / "rootfs")
