@@ -353,7 +353,6 @@ class TestMounting:
         assert os.listdir(disk / ".rw.union") == ["form"]
         assert not [name for name in os.listdir(disk) if "probe" in name]
 
-
     def test_nothing_to_mount(self, disk):
         from lamella.formats.docker_graph.union import mount
 
