@@ -296,6 +296,13 @@ class TestLoad:
         os.mkfifo(path)
         with pytest.raises(errors.InvalidInput, match="not a regular file"):
             graph.get(made.id)
+        path.unlink()
+        path.mkdir()
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(errors.InvalidInput, match=f"{made.id}/json: not a regular file"):
+            graph.get(made.id)
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert graph.all() == []
 
     def test_the_record_is_kept_byte_by_byte(self, any_graph):
         id = generate_id()
