@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,7 +17,8 @@ import pytest
 from graph_support import chain, image, layer
 
 from lamella.cli import graph as graph_verb
-from lamella.formats.docker_graph import Config, Graph, Moment
+from lamella.cli import graph_drawing
+from lamella.formats.docker_graph import Config, Graph, GraphForm, Moment, Record
 from support.building import file, gone
 
 
@@ -125,6 +128,45 @@ class TestListing:
         assert docker.fails(14, "history", "me/app:1")
         (graph.root / base.id / "json").unlink()
         assert "base" not in docker("images")
+
+    def test_a_circle_of_ancestors_is_drawn_once_and_told(self, docker, family):
+        graph, base, child, other, leaf = family
+        (graph.root / base.id / "json").write_bytes(Record(id=base.id, parent=leaf.id).render())
+        for words, first in (((), base), (("base",), base), ((leaf.id,), leaf)):
+            for verb, node in (("tree", r"─(\w{12}) "), ("viz", r'-> "(\w{12})"')):
+                done = docker.run(verb, *words)
+                assert done.returncode == 0
+                drawn = re.findall(node, done.stdout)
+                assert drawn[0] == first.short_id
+                assert sorted(drawn) == sorted(found.short_id for found in (base, child, other, leaf))
+                ring = f"image {first.id}: its ancestors lead back to it: {first.short_id} -> "
+                assert done.stderr.startswith(f"lamella: note: {ring}")
+                assert len(done.stderr.splitlines()) == 1
+
+    def test_an_image_without_its_parent_is_drawn_and_told(self, docker, family):
+        graph, base, _, _, leaf = family
+        (graph.root / leaf.id / "json").write_bytes(Record(id=leaf.id, parent="0" * 64).render())
+        for verb in ("tree", "viz"):
+            done = docker.run(verb)
+            assert (done.returncode, leaf.short_id in done.stdout, base.short_id in done.stdout) == (0, True, True)
+            told = f"image {leaf.id}: Error while getting parent image: No such id: {'0' * 64}"
+            assert done.stderr == f"lamella: note: {told}\n"
+
+    def test_history_of_an_image_whose_size_cannot_be_told(self, disk):
+        graph = Graph.open(disk / "graph", form=GraphForm.V0_6)
+        made = graph.create(None)
+        (made.root() / "layersize").unlink()
+        (made.root() / "layersize").mkdir()
+        assert Command(disk)("history", made.id).splitlines()[1].endswith("N/A")
+        assert json.loads(Command(disk)("history", "--json", made.id))[0]["size"] is None
+
+    def test_the_size_of_a_layer_is_looked_for_once(self, family):
+        _, base, child, _, leaf = family
+        sizes = graph_drawing.Sizes()
+        assert sizes.whole(leaf) == 1507
+        shutil.rmtree(base.layer())
+        assert (sizes.whole(child), sizes.own(base), sizes.whole(leaf)) == (1506, 1503, 1507)
+        assert graph_drawing.Sizes().whole(leaf) is None
 
     def test_tree(self, docker, family):
         _, base, child, other, leaf = family

@@ -12,7 +12,7 @@ import click
 
 from lamella.cli import arguments, graph_drawing
 from lamella.cli.graph import opened
-from lamella.cli.output import clean, escape_steering, human_age, human_size, shorten, write_json, write_text
+from lamella.cli.output import clean, escape_steering, human_age, shorten, write_json, write_text
 from lamella.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def images_command(
             return
         listed = _listed(graph, pattern, everything=everything)
         if as_json:
-            write_json([_document(image, repository, tag) for repository, tag, image in listed])
+            sizes = graph_drawing.Sizes()
+            write_json([_document(image, repository, tag, sizes) for repository, tag, image in listed])
         elif quiet:
             for image_id in dict.fromkeys(_id(image, full=no_trunc) for _, _, image in listed):
                 write_text(image_id)
@@ -90,11 +91,12 @@ def _write_images(graph: Graph, listed: list[tuple[str, str, GraphImage]], *, si
 
     sized = size or graph.layout.form is not GraphForm.V0_4
     header = ("REPOSITORY", "TAG", "ID", "CREATED", *(("SIZE",) if sized else ()))
+    sizes = graph_drawing.Sizes()
     rows = []
     for repository, tag, image in listed:
         row = [clean(repository) or _NONE, clean(tag) or _NONE, _id(image, full=full), human_age(_created(image))]
         if sized:
-            own, whole = (graph_drawing.show_size(found) for found in graph_drawing.sizes(image))
+            own, whole = (graph_drawing.show_size(found) for found in (sizes.own(image), sizes.whole(image)))
             row.append(f"{own} (virtual {whole})")
         rows.append(row)
     write_table(header, rows)
@@ -124,16 +126,15 @@ def _fits(repository: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
-def _document(image: GraphImage, repository: str, tag: str) -> dict[str, Any]:
-    own, whole = graph_drawing.sizes(image)
+def _document(image: GraphImage, repository: str, tag: str, sizes: graph_drawing.Sizes) -> dict[str, Any]:
     return {
         "id": image.id,
         "parent": image.parent or None,
         "repository": repository or None,
         "tag": tag or None,
         "created": str(image.record.created),
-        "size": own,
-        "virtual_size": whole,
+        "size": sizes.own(image),
+        "virtual_size": sizes.whole(image),
     }
 
 
@@ -184,15 +185,16 @@ def history_command(here: Session, name: str, quiet: bool, no_trunc: bool, as_js
                 write_text(_id(image, full=no_trunc))
             return
         names = graph.tags.by_id()
+        sizes = graph_drawing.Sizes()
         if as_json:
-            write_json([_step(image, names.get(image.id, [])) for image in images])
+            write_json([_step(image, names.get(image.id, []), sizes) for image in images])
             return
         rows = []
         for image in images:
             command = _created_by(image)
             label = clean(names[image.id][0]) if image.id in names else _id(image, full=no_trunc)
             shown = clean(command) if no_trunc else shorten(command, _WIDTH)
-            rows.append((label, human_age(_created(image)), shown, human_size(image.size)))
+            rows.append((label, human_age(_created(image)), shown, graph_drawing.show_size(sizes.own(image))))
     write_table(("ID", "CREATED", "CREATED BY", "SIZE"), rows)
 
 
@@ -201,14 +203,14 @@ def _created_by(image: GraphImage) -> str:
     return " ".join(command)
 
 
-def _step(image: GraphImage, names: list[str]) -> dict[str, Any]:
+def _step(image: GraphImage, names: list[str], sizes: graph_drawing.Sizes) -> dict[str, Any]:
     return {
         "id": image.id,
         "created": str(image.record.created),
         "created_by": _created_by(image),
         "author": image.record.author,
         "comment": image.record.comment,
-        "size": image.size,
+        "size": sizes.own(image),
         "names": names,
     }
 
