@@ -289,6 +289,16 @@ class TestFiles:
         docker("tar", "base", "--compression", "gzip", "-o", disk / "packed")
         assert (disk / "packed").read_bytes()[:2] == b"\x1f\x8b"
 
+    def test_a_tar_that_fails_leaves_the_file_as_it_was(self, docker, family, disk):
+        graph, base, child, *_ = family
+        (graph.root / base.id / "json").write_bytes(b"{")
+        (disk / "out").mkdir()
+        (disk / "out" / "layer.tar").write_bytes(b"before")
+        docker.fails(14, "tar", child.id, "-o", disk / "out" / "layer.tar")
+        assert (disk / "out" / "layer.tar").read_bytes() == b"before"
+        assert os.listdir(disk / "out") == ["layer.tar"]
+        assert "it is a directory" in docker.fails(13, "tar", child.id, "-o", disk / "out")
+
     @pytest.mark.needs_root
     def test_mount_changes_and_umount(self, docker, family, disk):
         root = Path(docker("mount", "me/app:1", disk / "rootfs", disk / "rw").strip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,20 +99,20 @@ def umount_command(here: Session, places: tuple[Path, ...]) -> None:
 def tar_command(here: Session, name: str, output: str | None, stored: bool, compression: str) -> None:
     """Write the layer of an image as a tar.
 
-    It is made of the layer's directory: the same directory gives the same bytes.
+    It is made of the layer's directory: the same directory gives the same bytes. The file appears once it is whole.
     """
     from lamella.archive.compression import Compression
+    from lamella.formats.output import Output
 
     path = arguments.binary_output(output)
     with opened(here) as graph:
         image = graph.tags.lookup(name)
-        if path is None:
-            _write(image, Compression(compression), sys.stdout.buffer.write, stored=stored)
-            return
-        from lamella._sys.files import os_errors
-
-        with os_errors(str(path)), open(path, "wb") as file:
-            _write(image, Compression(compression), file.write, stored=stored)
+        target = Output(path)
+        try:
+            with target.writing() as write:
+                _write(image, Compression(compression), write, stored=stored)
+        finally:
+            target.close()
 
 
 def _write(image: GraphImage, compression: Compression, write: Callable[[bytes], object], *, stored: bool) -> None:
