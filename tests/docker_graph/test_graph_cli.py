@@ -207,6 +207,16 @@ class TestListing:
         assert text.startswith('[\n    {\n        "id": ')
         assert list(json.loads(text)[0])[:2] == ["id", "comment"]
 
+    def test_inspect_prints_whatever_a_record_may_hold_as_it_is(self, docker, family):
+        graph, base, *_ = family
+        odd = b'{"id":"%s","comment":"a\\u003cb\xff","x":1.50,"x":%s,"y":[],"z":{"":[1,{}]}}'
+        (graph.root / base.id / "json").write_bytes(odd % (base.id.encode(), b"9" * 5000))
+        assert docker("inspect", "base") == (
+            f'[\n    {{\n        "id": "{base.id}",\n        "comment": "a\\u003cb\ufffd",\n        "x": 1.50,\n'
+            f'        "x": {"9" * 5000},\n        "y": [],\n        "z": {{\n            "": [\n                1,\n'
+            "                {}\n            ]\n        }\n    }\n]\n"
+        )
+
     def test_checksums(self, docker, family):
         graph, base, *_ = family
         expected = hashlib.sha256(base.record.json + b"\n" + base.layer_archive().read_bytes()).hexdigest()

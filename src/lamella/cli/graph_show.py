@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -223,9 +222,11 @@ def inspect_command(here: Session, names: tuple[str, ...]) -> None:
 
     A list of JSON objects, as docker kept them.
     """
+    from lamella.formats.docker_graph import gojson
+
     with opened(here) as graph:
-        records = [json.loads(graph.tags.lookup(name).record.json) for name in names]
-    write_text(escape_steering(json.dumps(records, ensure_ascii=False, indent=4)))
+        records = [gojson.indented(graph.tags.lookup(name).record.json, level=1) for name in names]
+    write_text(escape_steering("[\n    " + ",\n    ".join(records) + "\n]"))
 
 
 @click.command("checksum")

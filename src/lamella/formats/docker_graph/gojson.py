@@ -26,6 +26,7 @@ GO_1_19 = (1, 19)
 
 _REPLACEMENT = "\ufffd"
 _STRAY = re.compile("[\ud800-\udfff]")
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{},:]|[^][{},:"\s]+')
 _INT64 = range(-(1 << 63), 1 << 63)
 _INT64_DIGITS = 20
 _KINDS = {bool: "bool", str: "string", list: "array", int: "number", float: "number"}
@@ -56,6 +57,25 @@ def render(value: Value, *, go: tuple[int, int] = GO_1_19) -> bytes:
 def sorted_map(values: Mapping[str, Value]) -> dict[str, Value]:
     """A map in the order in which Go writes maps: that of the bytes of its keys."""
     return dict(sorted(values.items(), key=lambda item: item[0].encode("utf-8", "surrogatepass")))
+
+
+def indented(raw: bytes, *, level: int = 0) -> str:
+    """A JSON document as Go's ``json.Indent`` lays it out by four spaces: numbers, escapes and equal keys as they are.
+
+    ``raw`` is JSON, which is not checked again; what is no UTF-8 in it becomes U+FFFD. The first line is not indented.
+    """
+    parts: list[str] = []
+    before = ""
+    for token in _TOKEN.findall(raw.decode("utf-8", "replace")):
+        closing = token in ("}", "]")
+        level -= closing
+        opened = before in ("{", "[")
+        if before == "," or opened != closing:
+            parts.append("\n" + " " * 4 * level)
+        parts.append(": " if token == ":" else token)
+        level += token in ("{", "[")
+        before = token
+    return "".join(parts)
 
 
 def _put(value: Value, parts: list[str], escapes: dict[int, str]) -> None:
