@@ -17,7 +17,7 @@ import pytest
 from graph_support import chain, image, layer
 
 from lamella.cli import graph as graph_verb
-from lamella.cli import graph_drawing
+from lamella.cli import graph_drawing, graph_words
 from lamella.formats.docker_graph import Config, Graph, GraphForm, Moment, Record
 from support.building import file, gone
 
@@ -77,6 +77,38 @@ def test_every_verb_has_help_that_begins_with_its_summary():
         assert all(isinstance(found, click.Argument) or found.help for found in command.params)
 
 
+class TestWords:
+    """docker's HumanDuration, HumanSize and tabwriter."""
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (-5, "Less than a second"), (0, "Less than a second"), (1, "1 seconds"), (59, "59 seconds"),
+            (60, "About a minute"), (119, "About a minute"), (120, "2 minutes"), (3599, "59 minutes"),
+            (3600, "About an hour"), (7199, "About an hour"), (7200, "2 hours"), (48 * 3600 - 1, "47 hours"),
+            (48 * 3600, "2 days"), (14 * 86400 - 1, "13 days"), (14 * 86400, "2 weeks"), (90 * 86400 - 1, "12 weeks"),
+            (90 * 86400, "3 months"), (730 * 86400 - 1, "24 months"), (730 * 86400, "2 years"),
+        ],
+    )  # fmt: skip
+    def test_durations(self, seconds, text):
+        assert graph_words.duration(seconds) == text
+
+    @pytest.mark.parametrize(
+        ("count", "text"),
+        [
+            (0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1024, "1.024 kB"), (1_000_000, "1 MB"),
+            (1_048_576, "1.049 MB"), (3_420_000_000, "3.42 GB"), (5_372_000_000_000, "5.372 TB"),
+            (999_999, "1000 kB"), (None, "N/A"),
+        ],
+    )  # fmt: skip
+    def test_sizes(self, count, text):
+        assert graph_words.size(count) == text
+
+    def test_tables(self, capsys):
+        graph_words.write_table(("A", "B", "C"), [("x" * 18, "é", "last")])
+        assert capsys.readouterr().out == f"A{' ' * 20}B{' ' * 19}C\n{'x' * 18}   é{' ' * 19}last\n"
+
+
 class TestListing:
     def test_images(self, docker, family):
         _, base, child, other, leaf = family
@@ -100,7 +132,17 @@ class TestListing:
 
     def test_sizes_count_hard_links_once_and_all_below(self, docker):
         line = next(line for line in docker("images", "-s").splitlines() if line.startswith("me/app"))
-        assert line.endswith("1B (virtual 1.51kB)")
+        assert line.endswith("   1 B (virtual 1.507 kB)")
+
+    @pytest.mark.parametrize(
+        ("form", "heading", "shown"),
+        [(GraphForm.V0_6, "SIZE", "2.5 kB (virtual 2.5 kB)"), (GraphForm.AUFS, "VIRTUAL SIZE", "2.5 kB")],
+    )
+    def test_the_size_of_later_releases(self, disk, form, heading, shown):
+        Graph.open(disk / "graph", form=form).create(layer(file("f", "x" * 2500)))
+        lines = Command(disk)("images").splitlines()
+        assert (lines[0][80:], lines[1][80:].strip()) == (heading, shown)
+        assert lines[1][60:80].rstrip() in ("Less than a second ago", *(f"{n} seconds ago" for n in range(1, 60)))
 
     def test_as_json(self, docker, family):
         _, _, _, _, leaf = family
@@ -173,10 +215,10 @@ class TestListing:
         assert docker("tree").splitlines() == docker("images", "--tree").splitlines()
         lines = docker("tree").splitlines()
         assert lines == [
-            f"└─{base.short_id} Virtual Size: 1.5kB Tags: base:latest",
-            f"  ├─{child.short_id} Virtual Size: 1.51kB",
-            f"  │ └─{leaf.short_id} Virtual Size: 1.51kB Tags: me/app:1",
-            f"  └─{other.short_id} Virtual Size: 1.5kB Tags: host:5000/x:t",
+            f"└─{base.short_id} Virtual Size: 1.503 kB Tags: base:latest",
+            f"  ├─{child.short_id} Virtual Size: 1.506 kB",
+            f"  │ └─{leaf.short_id} Virtual Size: 1.507 kB Tags: me/app:1",
+            f"  └─{other.short_id} Virtual Size: 1.504 kB Tags: host:5000/x:t",
         ]
         assert len(docker("tree", child.short_id).splitlines()) == 2
 
@@ -199,6 +241,13 @@ class TestListing:
         assert [step["id"] for step in steps] == [leaf.id, child.id, base.id]
         assert steps[-1]["created_by"] == "/bin/sh -c echo hi"
         assert "/bin/sh -c echo hi" in lines[-1]
+        assert lines[0].split() == ["ID", "CREATED", "CREATED", "BY", "SIZE"]
+
+    def test_history_cuts_the_command(self, disk):
+        graph = Graph.open(disk / "graph")
+        made = graph.create(None, container_config=Config.of(Cmd=["x" * 44, "yz"]))
+        assert Command(disk)("history", made.id).splitlines()[1].endswith(f" {'x' * 44}    0 B")
+        assert f" {'x' * 44} yz   0 B" in Command(disk)("history", "--no-trunc", made.id)
 
     def test_inspect_prints_the_record(self, docker, family):
         _, base, *_ = family

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lamella.cli.output import clean, human_size, write_text
+from lamella.cli import graph_words
+from lamella.cli.output import clean, write_text
 from lamella.errors import LamellaError
 
 if TYPE_CHECKING:
@@ -88,11 +89,6 @@ class Sizes:
         return self._whole[image.id]
 
 
-def show_size(size: int | None) -> str:
-    """Bytes for people."""
-    return "N/A" if size is None else human_size(size)
-
-
 def _id(image: GraphImage, *, full: bool) -> str:
     return image.id if full else image.short_id
 
@@ -104,7 +100,8 @@ def _tree(
     stack = [("", image, number == 0) for number, image in enumerate(reversed(roots))]
     while stack:
         indent, image, last = stack.pop()
-        text = f"{indent}{'└─' if last else '├─'}{_id(image, full=full)} Virtual Size: {show_size(sizes.whole(image))}"
+        size = graph_words.size(sizes.whole(image))
+        text = f"{indent}{'└─' if last else '├─'}{_id(image, full=full)} Virtual Size: {size}"
         tags = names.get(image.id)
         yield clean(f"{text} Tags: {', '.join(tags)}" if tags else text)
         deeper = indent + ("  " if last else "│ ")

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamella.cli import arguments, graph_drawing
+from lamella.cli import arguments, graph_drawing, graph_words
 from lamella.cli.graph import opened
-from lamella.cli.output import clean, escape_steering, human_age, shorten, write_json, write_text
+from lamella.cli.output import clean, escape_steering, write_json, write_text
 from lamella.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
     from lamella.formats.docker_graph import Graph, GraphImage
 
-_CELL, _GAP = 20, 3
 _NONE = "<none>"
 _WIDTH = 45
 
 
-def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table with the spacing of docker's first years: cells of at least twenty characters."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(_CELL, _GAP + max(len(line[column]) for line in lines)) for column in range(len(header))]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        write_text("".join([*cells[:-1], line[-1]]).rstrip())
-
-
 def _id(image: GraphImage, *, full: bool) -> str:
     return image.id if full else image.short_id
-
-
-def _created(image: GraphImage) -> datetime | None:
-    return None if image.record.created.is_zero else image.record.created.wall
 
 
 # -- images
@@ -88,17 +72,19 @@ def images_command(
 def _write_images(graph: Graph, listed: list[tuple[str, str, GraphImage]], *, size: bool, full: bool) -> None:
     from lamella.formats.docker_graph import GraphForm
 
-    sized = size or graph.layout.form is not GraphForm.V0_4
-    header = ("REPOSITORY", "TAG", "ID", "CREATED", *(("SIZE",) if sized else ()))
+    form = graph.layout.form
+    heading = "VIRTUAL SIZE" if form.has_driver else "SIZE" if size or form is not GraphForm.V0_4 else None
+    header = ("REPOSITORY", "TAG", "ID", "CREATED", *((heading,) if heading else ()))
     sizes = graph_drawing.Sizes()
     rows = []
     for repository, tag, image in listed:
-        row = [clean(repository) or _NONE, clean(tag) or _NONE, _id(image, full=full), human_age(_created(image))]
-        if sized:
-            own, whole = (graph_drawing.show_size(found) for found in (sizes.own(image), sizes.whole(image)))
-            row.append(f"{own} (virtual {whole})")
+        row = [clean(repository) or _NONE, clean(tag) or _NONE, _id(image, full=full)]
+        row.append(graph_words.age(image.record.created))
+        if heading is not None:
+            whole = graph_words.size(sizes.whole(image))
+            row.append(whole if form.has_driver else f"{graph_words.size(sizes.own(image))} (virtual {whole})")
         rows.append(row)
-    write_table(header, rows)
+    graph_words.write_table(header, rows)
 
 
 def _listed(graph: Graph, pattern: str | None, *, everything: bool) -> list[tuple[str, str, GraphImage]]:
@@ -192,9 +178,9 @@ def history_command(here: Session, name: str, quiet: bool, no_trunc: bool, as_js
         for image in images:
             command = _created_by(image)
             label = clean(names[image.id][0]) if image.id in names else _id(image, full=no_trunc)
-            shown = clean(command) if no_trunc else shorten(command, _WIDTH)
-            rows.append((label, human_age(_created(image)), shown, graph_drawing.show_size(sizes.own(image))))
-    write_table(("ID", "CREATED", "CREATED BY", "SIZE"), rows)
+            shown = clean(command) if no_trunc else graph_words.cut(command, _WIDTH)
+            rows.append((label, graph_words.age(image.record.created), shown, graph_words.size(sizes.own(image))))
+    graph_words.write_table(("ID", "CREATED", "CREATED BY", "SIZE"), rows)
 
 
 def _created_by(image: GraphImage) -> str:
