@@ -330,6 +330,15 @@ class TestNames:
 
     def test_rmi_of_nothing(self, docker):
         assert docker.fails(10, "rmi", "nope") == "lamella: graph rmi: No such image: nope"
+        assert docker.fails(10, "rmi", "me/app") == "lamella: graph rmi: No such image: me/app:latest"
+
+    def test_rmi_of_what_is_damaged(self, docker, family):
+        graph, base, child, other, leaf = family
+        for found in (other, leaf):
+            (found.root() / "json").write_bytes(b"{")
+        assert docker("rmi", other.id).splitlines() == ["Untagged: host:5000/x:t", f"Deleted: {other.id}"]
+        assert docker("rmi", "me/app:1").splitlines() == ["Untagged: me/app:1", f"Deleted: {leaf.id}"]
+        assert graph.ids() == sorted([base.id, child.id])
 
 
 class TestFiles:

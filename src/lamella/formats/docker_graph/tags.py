@@ -105,18 +105,22 @@ class TagStore:
         In this order; ``repository:id`` finds a whole id that has a tag there, never a part of one. Raises NotFound,
         Ambiguous.
         """
+        return self._graph.get(self.find(name))
+
+    def find(self, name: str) -> str:
+        """The id that ``name`` means, as for ``lookup``; its image may be damaged, or gone."""
         if name in self._graph.ids():
-            return self._graph.get(name)
+            return name
         repository, tag = parse_repository_tag(name)
         tags = self.repositories.get(repository, {})
         id = tags.get(tag or DEFAULT_TAG)
         if id is None and tag in tags.values():
             id = tag
         if id is not None:
-            return self._graph.get(id)
+            return id
         try:
             if name:
-                return self._graph.get(name)
+                return self._graph.lookup(name)
         except NotFound as error:
             if error.code != "graph-no-such-id":
                 raise
