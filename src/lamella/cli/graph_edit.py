@@ -7,6 +7,7 @@ import click
 from lamella.cli.graph import opened
 from lamella.cli.output import clean, write_text
 from lamella.cli.session import Session, pass_session
+from lamella.errors import Aborted, LamellaError
 
 
 @click.command("tag")
@@ -37,11 +38,21 @@ def rmi_command(here: Session, names: tuple[str, ...], force: bool, no_prune: bo
     """Remove images.
 
     A name is taken away, by id all names of the image; an image that has no name and no child goes, and then its
-    ancestors, up to the first that is needed.
+    ancestors, up to the first that is needed. One that cannot be removed does not keep the others.
     """
     from lamella.formats.docker_graph_removal import remove_image
 
+    failures: list[LamellaError] = []
     with opened(here) as graph:
         for name in names:
-            for done in remove_image(graph, name, force=force, prune=not no_prune):
-                write_text(clean(str(done)))
+            try:
+                for done in remove_image(graph, name, force=force, prune=not no_prune):
+                    write_text(clean(str(done)))
+            except Aborted:
+                raise
+            except LamellaError as error:
+                failures.append(error)
+        for failure in failures[1:]:
+            graph.progress.note(str(failure))
+    if failures:
+        raise failures[0]
