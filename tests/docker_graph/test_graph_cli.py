@@ -155,8 +155,10 @@ class TestListing:
         (graph.layout.tags).write_text(json.dumps({"Repositories": {"gone": {"x": "0" * 64}}}))
         done = docker.run("images")
         assert done.returncode == 0
-        assert "couldn't load" in done.stderr
+        warning = f"lamella: note: Warning: couldn't load {'0' * 64} from gone/x: No such id: {'0' * 64}\n"
+        assert done.stderr == warning
         assert "gone" not in done.stdout
+        assert docker.run("images", "base").stderr == ""
 
     def test_damage_is_told_and_the_rest_is_shown(self, docker, family):
         graph, base, child, _, leaf = family
@@ -331,6 +333,15 @@ class TestNames:
     def test_rmi_of_nothing(self, docker):
         assert docker.fails(10, "rmi", "nope") == "lamella: graph rmi: No such image: nope"
         assert docker.fails(10, "rmi", "me/app") == "lamella: graph rmi: No such image: me/app:latest"
+
+    def test_rmi_of_many_removes_those_that_it_can(self, docker, family):
+        _, _, child, other, _ = family
+        done = docker.run("rmi", "nope", child.id, "host:5000/x:t", "base")
+        assert done.returncode == 10
+        assert done.stdout.splitlines() == [
+            "Untagged: host:5000/x:t", f"Deleted: {other.id}", "Untagged: base:latest"]  # fmt: skip
+        told = [f"note: Conflict, {child.id} wasn't deleted", "graph rmi: No such image: nope"]
+        assert done.stderr.splitlines() == [f"lamella: {text}" for text in told]
 
     def test_rmi_of_what_is_damaged(self, docker, family):
         graph, base, child, other, leaf = family

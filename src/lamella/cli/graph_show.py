@@ -11,6 +11,7 @@ from lamella.cli import arguments, graph_drawing, graph_words
 from lamella.cli.graph import opened
 from lamella.cli.output import clean, escape_steering, write_json, write_text
 from lamella.cli.session import Session, pass_session
+from lamella.errors import LamellaError
 
 if TYPE_CHECKING:
     from lamella.formats.docker_graph import Graph, GraphImage
@@ -93,12 +94,15 @@ def _listed(graph: Graph, pattern: str | None, *, everything: bool) -> list[tupl
     found: list[tuple[str, str, GraphImage]] = []
     named: set[str] = set()
     for repository, tags in graph.tags.repositories.items():
+        named.update(tags.values())
+        if pattern is not None and not _fits(repository, pattern):
+            continue
         for tag, identity in tags.items():
-            named.add(identity)
-            if identity not in images:
-                graph.progress.note(f"Warning: couldn't load {identity[:80]} from {clean(repository)}/{clean(tag)}")
-            elif pattern is None or _fits(repository, pattern):
-                found.append((repository, tag, images[identity]))
+            try:
+                found.append((repository, tag, images.get(identity) or graph.get(identity)))
+            except LamellaError as error:
+                name = f"{identity[:80]} from {repository}/{tag}"
+                graph.progress.note(f"Warning: couldn't load {clean(name)}: {error}")
     if pattern is None:
         rest = images.values() if everything else graph.heads().values()
         found += [("", "", image) for image in rest if image.id not in named]
