@@ -54,6 +54,13 @@ class TestBranches:
         os.utime(branches["rw"] / "d", ns=(times.st_atime_ns, times.st_mtime_ns))
         assert told(branches) == ["A /d/new"]
 
+    def test_times_count_to_the_nanosecond_and_contents_where_all_else_is_equal(self, branches):
+        for branch, content, moment in (("below", "1", 0), ("rw", "2", 1)):
+            for name, text, time in (("content", content, 0), ("same", "1", 0), ("time", "1", moment)):
+                (branches[branch] / name).write_text(text)
+                os.utime(branches[branch] / name, ns=(0, 10**18 + time))
+        assert told(branches) == ["C /content", "C /time"]
+
     def test_what_aufs_keeps_for_itself(self, branches):
         for name in (".wh..wh.plnk", ".wh..wh.orph"):
             (branches["rw"] / name).mkdir()
