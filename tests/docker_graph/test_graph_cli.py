@@ -77,6 +77,15 @@ def test_every_verb_has_help_that_begins_with_its_summary():
         assert all(isinstance(found, click.Argument) or found.help for found in command.params)
 
 
+def test_without_a_verb_there_is_help():
+    shown = [
+        subprocess.run([sys.executable, "-m", "lamella", "graph", *words], capture_output=True, text=True, check=True)
+        for words in ((), ("--help",))
+    ]
+    assert shown[0].stdout == shown[1].stdout
+    assert (shown[0].stderr, "Verbs:" in shown[0].stdout) == ("", True)
+
+
 class TestWords:
     """docker's HumanDuration, HumanSize and tabwriter."""
 

@@ -46,6 +46,9 @@ class GraphVerbs(click.Group):
         module = importlib.import_module(f"lamella.cli.{SUBVERBS[cmd_name][0]}")
         return cast(click.Command, getattr(module, f"{cmd_name}_command"))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])  # as the command without a verb does
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
