@@ -243,6 +243,25 @@ class TestListing:
         assert f' "{child.short_id}" -> "{leaf.short_id}"' in lines
         assert f' "{leaf.short_id}" [label="{leaf.short_id}\\nme/app:1",{style}];' in lines
 
+    def test_what_others_wrote_never_steers_a_terminal(self, docker, family):
+        graph, base, _, _, leaf = family
+        raw = b'{"id":"%s","comment":"\xc2\x9b1m","container_config":{"Cmd":["\\u001b[1m"]}}' % base.id.encode()
+        (base.root() / "json").write_bytes(raw)
+        tags = {'a\x1b[1m"b': {"t\x9b": base.id}, "gone\x1b": {"x": "\x1b[2m"}}
+        graph.layout.tags.write_text(json.dumps({"Repositories": tags}))
+        listings = (["images"], ["images", "--json"], ["tree"], ["viz"], ["inspect", base.id], ["rmi", "-f", base.id])
+        histories = (["history", base.id], ["history", "--json", base.id], ["history", "--no-trunc", leaf.id])
+        for words in (*histories, *listings):
+            done = docker.run(*words)
+            assert done.returncode == 0, done.stderr
+            shown = done.stdout + done.stderr
+            assert shown.replace("\n", "").isprintable(), words
+            if words == ["viz"]:
+                assert f'[label="{base.short_id}\\na\\x1b[1mb:t\\x9b",' in shown
+
+    def test_forms_of_output_that_exclude_each_other(self, docker):
+        assert "exclude each other" in docker.fails(2, "images", "-q", "--json")
+
     def test_history(self, docker, family):
         _, base, child, _, leaf = family
         lines = docker("history", "me/app:1").splitlines()
@@ -365,6 +384,7 @@ class TestFiles:
     def test_changes_of_an_image(self, docker, family):
         _, _, child, _, _ = family
         assert docker("changes", child.id).splitlines() == ["D /b", "A /c"]
+        assert docker("changes", "-0", child.id) == "D /b\0A /c\0"
         assert json.loads(docker("changes", "--json", "base"))[0] == {"kind": "A", "path": "/a"}
 
     def test_tar(self, docker, family, disk):
@@ -396,6 +416,8 @@ class TestFiles:
             (root / "a").unlink()
             (root / "new").write_text("new")
             assert "already mounted" in docker.fails(13, "mount", "me/app:1", disk / "rootfs", disk / "rw")
+            error = docker.fails(12, "mount", "--driver", "nope", "me/app:1", disk / "other", disk / "rw2")
+            assert "no driver is called that" in error
         finally:
             docker("umount", disk / "rootfs")
         assert docker("changes", "me/app:1", disk / "rw").splitlines() == ["D /a", "A /new"]
