@@ -15,7 +15,7 @@ import time
 import pytest
 from graph_support import chain, fake_tar, image, layer, listing
 
-from lamella import errors
+from lamella import TreeView, errors
 from lamella._sys.locks import DirectoryLock
 from lamella.archive.compression import Compression
 from lamella.formats.docker_graph import Config, Graph, GraphForm, GraphImage, Record, generate_id
@@ -108,8 +108,6 @@ class TestUpstream:
 
 
 def read_view_of(found):
-    from lamella import TreeView
-
     return read_view(TreeView(found.tree()))
 
 
@@ -769,6 +767,8 @@ class TestLayers:
             ([gone("t")], ["t", "t/x"], {}),
             ([gone("none")], [".wh.none", "none"], {}),
             ([gone("t"), directory("t"), file("t/y", "y")], ["t/x"], {"t/y": "y"}),
+            ([gone("f"), file("f", "new")], [], {"f": "new"}),
+            ([file("f", "new"), gone("f")], [], {"f": "new"}),
             ([directory("t"), file("t/y", "y"), opaque("t")], ["t/x", "t/.wh..wh..opq", "t/.wh..opq"], {"t/y": "y"}),
             ([opaque("d")], ["d/a", "d/b"], {}),
             ([directory("f"), file("f/in", "1")], [], {"f/in": "1"}),
@@ -785,8 +785,6 @@ class TestLayers:
         ],
     )  # fmt: skip
     def test_applying(self, any_graph, items, gone_paths, there):
-        from lamella import TreeView
-
         base = any_graph.register(image(), layer(*self.BASE))
         child = any_graph.register(image(parent=base.id), layer(*items))
         view = TreeView(any_graph.get(child.id).tree())
@@ -800,6 +798,12 @@ class TestLayers:
         any_graph.get(child.id).tar_layer(out.write)
         again = any_graph.register(image(parent=base.id), io.BytesIO(out.getvalue()))
         assert_same(read_view_of(again), read_view_of(child))
+
+    def test_a_directory_over_a_directory_has_the_mode_owner_and_time_of_its_entry(self, any_graph):
+        base = any_graph.register(image(), layer(*self.BASE))
+        child = any_graph.register(image(parent=base.id), layer(directory("d", 0o711, owner=(3, 4), mtime=7)))
+        found = TreeView(any_graph.get(child.id).tree()).stat("d")
+        assert (found.mode, found.uid, found.gid, found.mtime) == (0o711, 3, 4, 7_000_000_000)
 
     def test_a_member_that_leads_outside_is_refused(self, any_graph, disk):
         for items in ([file("../x")], [file("a/../../x")]):
@@ -852,3 +856,53 @@ class TestLayers:
         out.seek(0)
         with tarfile.open(fileobj=out) as archive:
             assert archive.getnames() == [".", ".wh.f", "new"]
+
+
+class TestLock:
+    """Whoever makes something visible, or takes it away, waits for whoever else does; readers wait for nobody."""
+
+    @staticmethod
+    def waits(graph, act):
+        """Whether ``act`` changes nothing while another holds the lock, and something after that."""
+
+        def state():
+            return graph.ids(), graph.tags.repositories, graph.checksums()
+
+        before = state()
+        worker = threading.Thread(target=act, args=(Graph.open(graph.layout.home),))
+        with graph.locked():
+            worker.start()
+            worker.join(0.2)
+            held = state()
+        worker.join()
+        return held == before != state()
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda graph, id: graph.create(fake_tar(), parent=id),
+            lambda graph, id: graph.delete(id, force=True),
+            lambda graph, id: graph.tags.set("r", "u", id),
+            lambda graph, id: graph.tags.delete("r"),
+            lambda graph, id: graph.tags.delete_all(id),
+        ],
+        ids=["create", "delete", "set a name", "delete a name", "delete all names"],
+    )
+    def test_images_and_names(self, any_graph, act):
+        id = any_graph.create(fake_tar()).id
+        any_graph.tags.set("r", "t", id)
+        assert self.waits(any_graph, lambda graph: act(graph, id))
+
+    def test_checksums(self, graph):
+        made = graph.create(fake_tar())
+        assert self.waits(graph, lambda other: other.get(made.id).checksum())
+        assert self.waits(graph, lambda other: other.update_checksums({generate_id(): "sha256:x"}))
+
+    def test_reading(self, any_graph):
+        made = any_graph.create(fake_tar())
+        any_graph.tags.set("r", "t", made.id)
+        with any_graph.locked():
+            reader = Graph.open(any_graph.layout.home)
+            assert reader.tags.lookup("r:t") == made
+            assert reader.all() == [made]
+            assert TreeView(reader.get(made.short_id).tree()).exists("etc/passwd")
