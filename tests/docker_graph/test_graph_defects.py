@@ -180,6 +180,20 @@ def test_15_a_child_without_its_parent_is_refused(graph):
         graph.register(image(parent=generate_id()), fake_tar())
 
 
+def test_15_a_child_is_refused_whose_parent_goes_while_its_layer_comes(any_graph):
+    parent = any_graph.create(fake_tar())
+
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            if any_graph.exists(parent.id):
+                any_graph.delete(parent.id)
+            return super().read(size)
+
+    with pytest.raises(errors.FailedPrecondition):
+        any_graph.register(image(parent=parent.id), Slow(tar(file("a"))))
+    assert any_graph.ids() == []
+
+
 def test_17_changes_of_aufs_branches(disk):
     below, above, rw = disk / "below", disk / "above", disk / "rw"
     for path in (below / "d", above, rw / "d", rw / ".wh..wh.plnk", rw / "was-file", disk / "host"):
