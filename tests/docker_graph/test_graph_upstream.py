@@ -20,9 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamella import TreeView, errors
-from lamella.formats.docker_graph import Config, Graph, GraphForm, Record, gojson
+from lamella.formats.docker_graph import Config, Graph, GraphForm, Record, gojson, parse_repository_tag
+from lamella.formats.docker_graph.config import merge
 from lamella.formats.docker_graph.prepared import prepare
 from lamella.formats.docker_graph.sidefile import parse_checksums, parse_repositories
+from lamella.formats.docker_graph_removal import remove_image
+from lamella.layers.compare import compare
 from support import building, needs, randomtree
 from support.building import directory, file, gone
 from support.needs import needs_root
@@ -77,6 +80,23 @@ class TestContainers:
         assert view(made).open("etc/passwd").read() == b"root\n"
         assert made.checksum()
 
+    def test_what_is_run_is_the_images_command_unless_another_is_given(self, graph, base):
+        """TestCommitAutoRun, TestMergeConfigOnCommit."""
+        made = graph.create(None, parent=base.id, config=Config.of(Cmd=["cat", "/world"]))
+        kept = graph.get(made.id).record.config
+        assert merge(Config(), kept)["Cmd"] == ("cat", "/world")
+        assert merge(Config.of(Cmd=["ls"]), kept)["Cmd"] == ("ls",)
+
+    def test_a_name_can_be_taken_while_there_is_a_container(self, graph, base, disk):
+        """TestDeleteTagWithExistingContainers."""
+        for tag in ("tag1", "tag2"):
+            graph.tags.set("utest", tag, base.id)
+        container = prepare(base, disk / "c1")
+        assert [str(done) for done in remove_image(graph, "utest:tag1")] == ["Untagged: utest:tag1"]
+        mounted = container.mount()
+        assert (mounted.root / "etc/passwd").exists()
+        container.unmount()
+
     def test_what_is_committed_does_not_hold_the_init_layer(self, graph, base, disk):
         container = prepare(base, disk / "c1", init=(1, 0, 0))
         mounted = container.mount()
@@ -103,20 +123,38 @@ class TestTags:
         made = graph.create(fake_tar())
         names = ["utest:tag1", "utest/docker:tag2", "utest:5000/docker:tag3"]
         for name in names:
-            graph.tags.set(*name.rsplit(":", 1), made.id)
+            graph.tags.set(*parse_repository_tag(name), made.id)
+        graph.tags.set("busybox", "", made.id)
         for number, name in enumerate(names):
-            assert len(graph.tags.names(made.id)) == 3 - number
-            assert graph.tags.delete(*name.rsplit(":", 1)) == [name]
-        assert graph.tags.names(made.id) == []
+            assert len(graph.tags.names(made.id)) == 4 - number
+            assert [str(done) for done in remove_image(graph, name)] == [f"Untagged: {name}"]
+        assert graph.tags.names(made.id) == ["busybox:latest"]
+        assert graph.exists(made.id)
 
     def test_removing_an_image_takes_its_names(self, graph):
-        """TestRmi, TestDeleteImages."""
-        first, second = graph.create(fake_tar()), graph.create(fake_tar())
+        """TestRmi: of two commits to one repository the first goes by its id, with the name it still has."""
+        base = graph.create(fake_tar())
+        graph.tags.set("busybox", "", base.id)
+        first = graph.create(None, parent=base.id)
+        graph.tags.set("test", "", first.id)
         graph.tags.set("test", "0.1", first.id)
-        graph.tags.set("test", "", second.id)
-        assert graph.delete(first.short_id, force=True) == ["test:0.1"]
-        assert [found.id for found in graph.all()] == [second.id]
-        assert graph.tags.by_id() == {second.id: ["test:latest"]}
+        second = graph.create(None, parent=base.id)
+        graph.tags.set("test", "", second.id, force=True)
+        assert [str(done) for done in remove_image(graph, first.short_id)] == [
+            "Untagged: test:0.1", f"Deleted: {first.id}"]  # fmt: skip
+        assert set(graph.ids()) == {base.id, second.id}
+        assert graph.tags.by_id() == {base.id: ["busybox:latest"], second.id: ["test:latest"]}
+
+    def test_an_id_that_has_names_in_two_repositories(self, graph):
+        """TestDeleteImages: refused by its id; by one of the names just that one goes."""
+        made = graph.create(fake_tar())
+        for repository, tag in (("busybox", ""), ("test", "test")):
+            graph.tags.set(repository, tag, made.id)
+        with pytest.raises(errors.Conflict, match="multiple repositories"):
+            remove_image(graph, made.id)
+        assert graph.tags.names(made.id) == ["busybox:latest", "test:test"]
+        assert [str(done) for done in remove_image(graph, "test:test")] == ["Untagged: test:test"]
+        assert graph.tags.names(made.id) == ["busybox:latest"]
 
 
 @needs_root
@@ -149,6 +187,11 @@ class TestDrivers:
     def test_sizes(self, any_graph):
         base = any_graph.create(layer(file("test_file", "x" * 1024)))
         assert (base.size, any_graph.create(None, parent=base.id).size) == (1024, 0)
+
+    def test_what_a_child_has_is_added_one_change_each(self, any_graph):
+        base = any_graph.create(layer(file("base")))
+        child = any_graph.create(layer(directory("d"), file("d/f"), file("test_file")), parent=base.id)
+        assert [str(change) for change in compare(*child.trees())] == ["A /d", "A /d/f", "A /test_file"]
 
     def test_a_parent_that_is_not_there(self, any_graph):
         with pytest.raises(errors.FailedPrecondition):
