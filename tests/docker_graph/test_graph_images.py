@@ -648,6 +648,17 @@ class TestDelete:
         subprocess.run(["umount", left / "removed/layer/d"], check=True)
         graph.create(None)
 
+    @needs_root
+    def test_a_driver_on_a_file_system_of_its_own(self, disk):
+        graph = Graph.open(disk / "graph", form=GraphForm.VFS)
+        made = graph.create(fake_tar())
+        subprocess.run(["mount", "--bind", disk / "vfs", disk / "vfs"], check=True)
+        try:
+            graph.delete(made.id)
+            assert os.listdir(disk / "vfs/dir") == []
+        finally:
+            subprocess.run(["umount", disk / "vfs"], check=True)
+
     def test_its_checksum_goes_too(self, graph):
         made, other = graph.create(None), graph.create(None)
         made.checksum()
