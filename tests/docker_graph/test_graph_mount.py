@@ -79,8 +79,10 @@ class TestMounting:
             assert [str(change) for change in stack.changes(rw)] == expected
             with pytest.raises(errors.FailedPrecondition, match=f"{root} is already mounted"):
                 stack.mount(root, rw, driver=any_driver)
+            before = read_directory(done.root, hidden=["trusted.", "user."])
             with pytest.raises(errors.FailedPrecondition):
                 stack.mount(disk / "elsewhere", rw, driver=any_driver)
+            assert_same(read_directory(done.root, hidden=["trusted.", "user."]), before)
         finally:
             unmount(root)
         assert not mounted(root)
