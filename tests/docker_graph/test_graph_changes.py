@@ -98,6 +98,14 @@ class TestBranches:
         (branches["rw"] / "away").symlink_to(disk / "elsewhere")
         assert told(branches) == ["C /away", "C /dangling"]
 
+    def test_the_root_is_no_change_and_a_mode_is_one(self, branches):
+        for name in ("below", "rw"):
+            (branches[name] / "d").mkdir()
+            os.utime(branches[name] / "d", (1, 1))
+        (branches["rw"] / "d").chmod(0o700)
+        branches["rw"].chmod(0o700)
+        assert told(branches) == ["C /d"]
+
     def test_whiteouts_of_nothing(self, branches):
         (branches["rw"] / ".wh.none").touch()
         assert told(branches) == []

@@ -703,6 +703,9 @@ class TestChecksums:
         assert graph.checksums() == {"aaaa": "sha256:one", made.id: sum}
         assert (graph.root / "checksums.damaged-1").read_bytes() == damaged
         assert any("checksums is damaged, 1 checksums are used" in note for note in noted.notes)
+        (graph.root / "checksums").write_bytes(damaged)
+        graph.update_checksums({"aaaa": "sha256:one"})
+        assert json.loads((graph.root / "checksums").read_bytes()) == {"aaaa": "sha256:one"}
 
     @pytest.mark.timeout(60)
     def test_damage_that_never_ends_a_string_is_gone_through_once(self, graph):

@@ -250,6 +250,24 @@ class TestMounting:
         unmount(root)
         assert not root.exists()
 
+    def test_what_another_command_unmounted_is_mounted_no_more(self, stack, disk):
+        needs.driver("overlay", disk)
+        root = disk / "rootfs"
+        stack.mount(root, disk / "rw", driver="overlay")
+        subprocess.run(["umount", root], check=True)
+        assert not mounted(root)
+        with pytest.raises(errors.FailedPrecondition, match="not mounted"):
+            unmount(root)
+        stack.mount(root, disk / "rw", driver="overlay")
+        unmount(root)
+
+    def test_a_mount_that_cannot_be_recorded_is_undone(self, stack, disk):
+        needs.driver("overlay", disk)
+        (disk / ".rootfs.mount" / "in the way").mkdir(parents=True)
+        with pytest.raises(errors.LamellaError):
+            stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        assert not os.path.ismount(disk / "rootfs")
+
     def test_a_busy_mount_stays(self, stack, disk):
         needs.driver("overlay", disk)
         done = stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
@@ -401,7 +419,7 @@ from pathlib import Path
 from lamella.formats.docker_graph import Graph
 place, id = Path(sys.argv[1]), sys.argv[2]
 (place / "rw").mkdir()
-print(Graph.open(place / "graph").get(id).mount(place / "rootfs", place / "rw", driver="aufs").driver)
+print(Graph.open(place / "graph").get(id).mount(place / "rootfs", place / "rw").driver)
 """
 
 
@@ -419,7 +437,7 @@ def stub_chain(graph, count):
 @needs_root
 @needs_tool("strace")
 class TestTheCallsOfAufs:
-    """strace lets the calls succeed; the driver's probe is told that AUFS works. The order is that of the layers."""
+    """strace lets the calls succeed; the driver's probe is told that AUFS works, which is then taken unasked."""
 
     PRETEND = """
 from lamella.mounts import aufs, trial
