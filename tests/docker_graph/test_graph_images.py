@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import subprocess
 import tarfile
 import threading
@@ -129,6 +130,7 @@ class TestOnDisk:
         assert (graph.root / "checksums").stat().st_mode & 0o777 == 0o600
         record = json.loads((graph.root / made.id / "json").read_bytes())
         assert record["docker_version"] == "0.4.0"
+        assert record["architecture"] == platform.machine()
 
     def test_what_later_releases_had(self, disk):
         for form, layer_at, tags in (
@@ -159,6 +161,8 @@ class TestOnDisk:
         record = json.loads(made.record.json)
         assert record["created"].endswith("Z")
         assert record["os"] == "linux"
+        go_names = {"x86_64": "amd64", "aarch64": "arm64"}
+        assert record["architecture"] == go_names.get(platform.machine(), platform.machine())
         assert "Size" in record
 
     def test_a_graph_that_was_migrated_by_docker(self, disk):

@@ -9,11 +9,12 @@ import pytest
 from graph_support import image, layer
 
 from lamella import TreeView
-from lamella.formats.docker_graph import Graph, GraphForm
+from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
 from lamella.testing import powercut
 from lamella.testing.powercut import CuttableDisk
 from support.building import directory, file, gone, tar
 
+ID = "ab" * 32
 LAYER = tar(directory("d"), *(file(f"d/{number}", f"{number}" * 5000) for number in range(40)))
 
 
@@ -51,6 +52,14 @@ def test_each_thing_that_was_acknowledged(power, form):
     lose_power(power)
     assert [found.id for found in graph().all()] == [base.id]
     assert graph().tags.repositories == {}
+
+
+def test_an_image_that_is_stored_without_a_graph(power):
+    made = image(ID).store(power.path / ID, io.BytesIO(LAYER), keep_archive=True)
+    lose_power(power)
+    assert GraphImage.load(power.path / ID) == made
+    assert (power.path / ID / "layer/d/7").read_bytes() == b"7" * 5000
+    assert (power.path / ID / "layer.tar.xz").read_bytes() == LAYER
 
 
 def test_the_control_loses_what_was_not_synced(power, monkeypatch):
