@@ -323,6 +323,7 @@ class TestLoad:
             path.write_text(text)
         expected = 12 if text == "12\n" else 5
         assert graph.get(made.id).size == expected
+        assert int(path.read_text()) == expected, "and kept"
 
     @pytest.mark.parametrize("plant", [os.mkdir, os.mkfifo, lambda path: os.symlink("json", path)])
     def test_a_layer_size_that_is_no_file_is_computed(self, disk, plant):

@@ -9,7 +9,10 @@ import pytest
 from graph_support import image, layer
 
 from lamella import TreeView
+from lamella._sys.files import fsync_dir, sync_tree
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
+from lamella.formats.docker_graph.union import Branch, unmount
+from lamella.mounts.model import Form
 from lamella.testing import powercut
 from lamella.testing.powercut import CuttableDisk
 from support.building import directory, file, gone, tar
@@ -60,6 +63,24 @@ def test_an_image_that_is_stored_without_a_graph(power):
     assert GraphImage.load(power.path / ID) == made
     assert (power.path / ID / "layer/d/7").read_bytes() == b"7" * 5000
     assert (power.path / ID / "layer.tar.xz").read_bytes() == LAYER
+
+
+def test_a_branch_that_another_driver_takes_over(power):
+    """What was written to it and is on the disk stays there while it takes another form."""
+    base = Graph.open(power.path / "graph").create(io.BytesIO(LAYER))
+    rw = power.path / "rw"
+    rw.mkdir()
+    (rw / "new").write_bytes(b"new" * 5000)
+    (rw / ".wh.d").touch()
+    sync_tree(rw)
+    fsync_dir(power.path)
+    before = base.changes(rw)
+    base.mount(power.path / "rootfs", rw, driver="copy")
+    unmount(power.path / "rootfs")
+    lose_power(power)
+    assert Branch(rw).form is Form.PLAIN
+    assert base.changes(rw) == before
+    assert (rw / "new").read_bytes() == b"new" * 5000
 
 
 def test_the_control_loses_what_was_not_synced(power, monkeypatch):
