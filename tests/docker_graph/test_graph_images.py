@@ -306,6 +306,16 @@ class TestLoad:
         assert len(os.listdir("/proc/self/fd")) == before
         assert graph.all() == []
 
+    def test_a_stored_archive_that_is_a_link_is_none(self, graph, disk):
+        made = graph.create(fake_tar())
+        (disk / "secret").write_bytes(b"secret")
+        path = made.root() / "layer.tar.xz"
+        path.unlink()
+        path.symlink_to(disk / "secret")
+        assert made.layer_archive() is None
+        with made.open_layer() as archive:
+            assert b"secret" not in archive.read()
+
     def test_the_record_is_kept_byte_by_byte(self, any_graph):
         id = generate_id()
         raw = b'{ "ID":"%s",\n\t"Created":"2013-06-13T14:03:50.821769-07:00", "future":[1.50] }\n' % id.encode()

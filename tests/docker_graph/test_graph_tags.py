@@ -144,7 +144,10 @@ class TestLookup:
         graph.tags.set("host:5000/x", "latest", two[1].id)
         assert graph.tags.lookup("host:5000/x:t").id == two[0].id
         assert graph.tags.lookup("host:5000/x").id == two[1].id
-        assert graph.tags.delete_all(two[0].id) == ["host:5000/x:t"]
+        graph.tags.set("y", "t", two[0].id)
+        assert graph.tags.delete_all(two[0].id) == ["host:5000/x:t", "y:t"]
+        assert graph.tags.repositories == {"host:5000/x": {"latest": two[1].id}}
+        assert graph.tags.delete_all(two[0].id) == []
 
     def test_a_tag_of_an_image_that_is_gone(self, graph):
         id = "cc" * 32
@@ -242,6 +245,11 @@ class TestDamage:
             graph.tags.set("r", "t", two[0].id)
         kept = sorted(path.name for path in graph.layout.home.glob("repositories.damaged*"))
         assert kept == ["repositories.damaged-1", "repositories.damaged-2"]
+
+    def test_a_name_that_is_there_already_mends_the_file(self, graph, two):
+        graph.tags.path.write_text(HEAD + f'{{"r":{{"t":"{two[0].id}"')
+        graph.tags.set("r", "t", two[0].id)
+        assert json.loads(graph.tags.path.read_bytes()) == {"Repositories": {"r": {"t": two[0].id}}}
 
     def test_names_that_cannot_be_given_today_are_found(self, graph, two):
         graph.tags.path.write_text(HEAD + f'{{"Weird name!":{{"a b":"{two[0].id}"}}}}}}')
