@@ -60,7 +60,10 @@ class Cli:
     def works(self) -> bool:
         """Whether the user may run this Python at all."""
         command = [sys.executable, "-c", "import lamella.errors"]
-        done = subprocess.run(command, capture_output=True, check=False, cwd="/", **self.identity())
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, cwd="/", **self.identity())
+        except PermissionError:  # not even to look for it
+            return False
         return done.returncode == 0
 
     def __call__(self, *arguments: object, code: int = 0, stdin: bytes | None = None, quiet: bool = False) -> Result:

@@ -150,8 +150,9 @@ class TestListing:
     def test_the_size_of_later_releases(self, disk, form, heading, shown):
         Graph.open(disk / "graph", form=form).create(layer(file("f", "x" * 2500)))
         lines = Command(disk)("images").splitlines()
-        assert (lines[0][80:], lines[1][80:].strip()) == (heading, shown)
-        assert lines[1][60:80].rstrip() in ("Less than a second ago", *(f"{n} seconds ago" for n in range(1, 60)))
+        at = lines[0].index(heading)
+        assert (lines[0][at:], lines[1][at:].strip()) == (heading, shown)
+        assert re.fullmatch(r"(Less than a second|\d+ seconds|About a minute) ago", lines[1][60:at].rstrip())
 
     def test_as_json(self, docker, family):
         _, _, _, _, leaf = family
@@ -209,7 +210,7 @@ class TestListing:
         graph = Graph.open(disk / "graph", form=GraphForm.V0_6)
         made = graph.create(None)
         (made.root() / "layersize").unlink()
-        (made.root() / "layersize").mkdir()
+        (made.layer() / ".wh..").touch()
         assert Command(disk)("history", made.id).splitlines()[1].endswith("N/A")
         assert json.loads(Command(disk)("history", "--json", made.id))[0]["size"] is None
 

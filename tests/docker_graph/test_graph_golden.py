@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lamella.formats.docker_graph import Config, Moment, Record, checksum, tarsum
+from support import needs
 
 UPSTREAM = Path("/usr/share/gocode/src/github.com/docker/docker/pkg/tarsum/testdata")
 """Where Debian's golang-github-docker-docker-dev has the layers of docker's tests."""
@@ -119,7 +120,7 @@ def test_one_name_twice(names, expected):
 def test_a_layer_with_a_file_of_a_distribution(version, expected):
     directory = UPSTREAM / SUDOERS
     if not directory.is_dir():
-        pytest.skip("docker's own test data (golang-github-docker-docker-dev) is not on this machine")
+        needs.missing("docker's own test data (Debian's golang-github-docker-docker-dev)")
     # What that package has of the record is without a field that has gone since, and ends in a newline.
     json = (directory / "json").read_bytes().strip()
     if b'"PortSpecs"' not in json:

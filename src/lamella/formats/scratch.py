@@ -12,6 +12,7 @@ from typing import Self
 
 from lamella._sys.files import os_errors, remove_tree
 from lamella.errors import LamellaError
+from lamella.spec.progress import NO_PROGRESS, Progress
 
 PREFIX = ".lamella-"
 """What the names of scratch directories begin with; who lists a directory for other things skips these."""
@@ -24,9 +25,10 @@ class Scratch:
     removes it, if it belongs to the same user. Raises NotFound or AccessDenied when ``parent`` cannot take it.
     """
 
-    __slots__ = ("_fd", "path")
+    __slots__ = ("_fd", "_progress", "path")
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, *, progress: Progress = NO_PROGRESS) -> None:
+        self._progress = progress
         with os_errors(str(parent)):
             _sweep(parent)
             while True:
@@ -53,13 +55,15 @@ class Scratch:
     def close(self) -> None:
         """Remove the directory; nothing happens the second time.
 
-        What cannot be removed is left to the next Scratch here: it does not undo what was done.
+        What cannot be removed is noted, and left to the next Scratch here: it does not undo what was done.
         """
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             try:
-                with suppress(OSError, LamellaError):
+                with os_errors(str(self.path)):
                     remove_tree(self.path)
+            except LamellaError as error:
+                self._progress.note(f"{self.path} could not be removed: {error}")
             finally:
                 os.close(fd)
 

@@ -227,7 +227,7 @@ class Graph:
         return image.within(self)
 
     def _add(self, image: GraphImage, layer: Reader | None, *, keep_archive: bool) -> None:
-        with self._aside() as scratch:
+        with self.temporary() as scratch:
             built = scratch / image.id
             try:
                 image.assemble(
@@ -311,7 +311,7 @@ class Graph:
         has names, unless ``force``: then they go too, before it does. A removal that fails leaves image and names.
         """
         id = self.lookup(name)
-        with self._aside() as scratch:
+        with self.temporary() as scratch:
             with self.locked():
                 if not os.path.lexists(self.root / id):
                     raise NotFound(f"No such id: {name[:80]}", code="graph-no-such-id")
@@ -351,34 +351,21 @@ class Graph:
                     elsewhere.append(place)
             undo.pop_all()
         for place in elsewhere:
-            with self._noting(place):
+            try:
                 remove_tree(place)
+            except LamellaError as error:  # the image is gone all the same
+                self.progress.note(f"{place} could not be removed: {error}")
 
     # -- the temporary area, the lock, the checksums
 
     def temporary(self) -> Scratch:
-        """A new directory for what is not an image yet, or no more; what killed processes left is cleared first."""
+        """A new directory for what is not an image yet, or no more; what killed processes left is cleared first.
+
+        What cannot be removed of it in the end is noted, and left for the next one to clear.
+        """
         with os_errors(str(self.layout.temporary)):
             self.layout.temporary.mkdir(mode=0o700, exist_ok=True)
-        return Scratch(self.layout.temporary)
-
-    @contextmanager
-    def _aside(self) -> Iterator[Scratch]:
-        """A temporary directory; what cannot be removed of it is noted, and left for the next one to clear."""
-        with self.temporary() as scratch:
-            try:
-                yield scratch
-            finally:
-                with self._noting(scratch.path):
-                    scratch.close()
-
-    @contextmanager
-    def _noting(self, left: Path) -> Iterator[None]:
-        """What fails inside is told, and no failure: the image is what it was to be, only something is left over."""
-        try:
-            yield
-        except LamellaError as error:
-            self.progress.note(f"{left} could not be removed: {error}")
+        return Scratch(self.layout.temporary, progress=self.progress)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
