@@ -52,6 +52,14 @@ def chain(graph, count, **values):
     return found
 
 
+def container_of(graph, image_id, id="c" * 64):
+    """A container as docker keeps it, made of an image; its id."""
+    place = graph.layout.home / "containers" / id
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(f'{{"ID":"{id}","Image":"{image_id}","State":{{"Running":false}}}}')
+    return id
+
+
 def listing(directory):
     """All that is below a directory, with modes; sorted."""
     return {str(path.relative_to(directory)): path.lstat().st_mode & 0o7777 for path in sorted(directory.rglob("*"))}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
-from graph_support import chain, image, layer
+from graph_support import chain, container_of, image, layer
 
 from lamella.cli import graph as graph_verb
 from lamella.cli import graph_drawing, graph_words
@@ -353,6 +353,18 @@ class TestNames:
         assert docker.fails(15, "rmi", child.id).startswith(f"lamella: graph rmi: Conflict, {child.id} wasn't deleted")
         assert docker("rmi", "base") == "Untagged: base:latest\n"
         assert {base.id, child.id, leaf.id} == set(graph.ids())
+
+    def test_rmi_keeps_what_a_container_was_made_of(self, docker, family):
+        graph, base, child, other, leaf = family
+        container = container_of(graph, leaf.id)
+        error = docker.fails(15, "rmi", leaf.id)
+        assert f"cannot delete {leaf.short_id} because the container {container[:12]} is using it, use -f" in error
+        assert graph.tags.names(leaf.id) == ["me/app:1"]
+        assert docker("rmi", "me/app:1") == "Untagged: me/app:1\n"
+        assert leaf.id in graph.ids()
+        container_of(graph, child.id, "d" * 64)
+        assert docker("rmi", "-f", leaf.id) == f"Deleted: {leaf.id}\n"
+        assert sorted(graph.ids()) == sorted([base.id, child.id, other.id])
 
     def test_rmi_of_a_dangling_name(self, docker, family):
         graph, *_ = family

@@ -14,7 +14,7 @@ import threading
 import time
 
 import pytest
-from graph_support import chain, fake_tar, image, layer, listing
+from graph_support import chain, container_of, fake_tar, image, layer, listing
 
 from lamella import TreeView, errors
 from lamella._sys.locks import DirectoryLock
@@ -615,6 +615,29 @@ class TestDelete:
             any_graph.delete(made.id)
         assert any_graph.delete(made.id, force=True) == ["a:one", "b:two"]
         assert any_graph.tags.repositories == {}
+
+    def test_containers_keep_the_image_that_they_were_made_of(self, any_graph):
+        made, other = any_graph.create(None), any_graph.create(None)
+        container = container_of(any_graph, made.id)
+        assert any_graph.containers(made.id) == [container]
+        with pytest.raises(errors.FailedPrecondition, match=container[:12]) as caught:
+            any_graph.delete(made.id, force=True)
+        assert caught.value.code == "graph-image-used"
+        any_graph.delete(other.id)
+        any_graph.delete(made.id, containers=True)
+        assert any_graph.ids() == []
+
+    def test_a_container_that_cannot_be_read_is_noted_and_keeps_nothing(self, graph, noted):
+        made = graph.create(None)
+        damaged = graph.layout.home / "containers" / container_of(graph, made.id) / "config.json"
+        (damaged.parent.parent / "empty").mkdir()
+        for text in (b"{", b'{"Image":7}', b"[]"):
+            damaged.write_bytes(text)
+            assert graph.containers(made.id) == []
+        damaged.unlink()
+        damaged.mkdir()
+        graph.delete(made.id)
+        assert [note[:35] for note in noted.notes] == ["container cccccccccccc cannot be loa"[:35]] * 4
 
     def test_a_removal_that_fails_leaves_image_and_names(self, graph):
         made = graph.create(None)

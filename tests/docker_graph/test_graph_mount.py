@@ -268,6 +268,26 @@ class TestMounting:
             stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
         assert not os.path.ismount(disk / "rootfs")
 
+    @pytest.mark.parametrize(("root", "rw"), [("x", "x"), ("x/rootfs", "x"), ("x", "x/rw"), ("link", "x")])
+    def test_mount_point_and_branch_are_two_places(self, stack, disk, root, rw):
+        (disk / "x").mkdir()
+        (disk / "link").symlink_to("x")
+        before = sorted(os.listdir(disk))
+        with pytest.raises(errors.InvalidInput) as caught:
+            stack.mount(disk / root, disk / rw, driver="copy")
+        assert caught.value.code == "graph-mount-places"
+        assert (sorted(os.listdir(disk)), os.listdir(disk / "x")) == (before, [])
+
+    def test_a_mount_point_with_something_in_it_is_left_as_it_was(self, stack, disk):
+        needs.driver("overlay", disk)
+        (disk / "rootfs").mkdir()
+        (disk / "rootfs/mine").touch()
+        done = stack.mount(disk / "rootfs", disk / "rw", driver="overlay")
+        assert not (done.root / "mine").exists()
+        unmount(disk / "rootfs")
+        assert not mounted(disk / "rootfs")
+        assert os.listdir(disk / "rootfs") == ["mine"]
+
     def test_a_busy_mount_stays(self, stack, disk):
         needs.driver("overlay", disk)
         done = stack.mount(disk / "rootfs", disk / "rw", driver="overlay")

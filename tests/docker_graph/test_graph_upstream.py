@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from graph_support import chain, fake_tar, image, layer
+from graph_support import chain, container_of, fake_tar, image, layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,7 +92,9 @@ class TestContainers:
         for tag in ("tag1", "tag2"):
             graph.tags.set("utest", tag, base.id)
         container = prepare(base, disk / "c1")
-        assert [str(done) for done in remove_image(graph, "utest:tag1")] == ["Untagged: utest:tag1"]
+        container_of(graph, base.id)
+        for tag in ("tag1", "tag2"):
+            assert [str(done) for done in remove_image(graph, f"utest:{tag}")] == [f"Untagged: utest:{tag}"]
         mounted = container.mount()
         assert (mounted.root / "etc/passwd").exists()
         container.unmount()

@@ -31,14 +31,14 @@ def tag_command(here: Session, name: str, repository: str, tag: str | None, forc
 
 @click.command("rmi")
 @click.argument("names", metavar="IMAGE...", nargs=-1, required=True)
-@click.option("-f", "--force", is_flag=True, help="By id, remove what is tagged in several repositories.")
+@click.option("-f", "--force", is_flag=True, help="By id, also what has names in several repositories, or containers.")
 @click.option("--no-prune", is_flag=True, help="Keep ancestors that nothing needs any more.")
 @pass_session
 def rmi_command(here: Session, names: tuple[str, ...], force: bool, no_prune: bool) -> None:
     """Remove images.
 
-    A name is taken away, by id all names of the image; an image that has no name and no child goes, and then its
-    ancestors, up to the first that is needed. One that cannot be removed does not keep the others.
+    A name is taken away, by id all names of the image; an image that has no name, no child and no container goes, and
+    then its ancestors, up to the first that is needed. One that cannot be removed does not keep the others.
     """
     from lamella.formats.docker_graph_removal import remove_image
 

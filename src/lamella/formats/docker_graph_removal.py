@@ -9,7 +9,7 @@ from lamella.formats.docker_graph import Graph, parse_repository_tag
 from lamella.formats.docker_graph.ids import short_id
 from lamella.formats.docker_graph.tags import DEFAULT_TAG
 
-_KEPT = frozenset({"graph-image-has-children", "graph-image-tagged"})
+_KEPT = frozenset({"graph-image-has-children", "graph-image-tagged", "graph-image-used"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,20 @@ class Removed:
 def remove_image(graph: Graph, name: str, *, force: bool = False, prune: bool = True) -> list[Removed]:
     """Take a name away, or by id every name of an image; then remove the image if nothing needs it any more.
 
-    With ``prune`` its ancestors go with it, up to the first that has names or other children. ``force`` removes by id
-    what has names in several repositories. Nothing that is tagged or has children is ever removed. An image that is
-    damaged can be: what stands below it stays then.
+    With ``prune`` its ancestors go with it, up to the first that has names, other children or containers. ``force``
+    removes by id what has names in several repositories or containers. Nothing that is tagged or has children is ever
+    removed. An image that is damaged can be: what stands below it stays then.
 
-    Raises NotFound for what is not there, Conflict (``graph-tagged-widely``, ``graph-not-removed``) in docker's words.
+    Raises NotFound for what is not there, Conflict (``graph-tagged-widely``, ``graph-image-used``,
+    ``graph-not-removed``) in docker's words.
     """
     id, named = _find(graph, name)
+    if named is None and not force:
+        _check_unused(graph, id)
     tags = _untag_all(graph, id, force=force) if named is None else graph.tags.delete(*named)
     done = [Removed("Untagged", tag) for tag in tags]
     if id in graph.ids():  # a name may outlive its image
-        done += _remove_upwards(graph, id, prune=prune)
+        done += _remove_upwards(graph, id, prune=prune, force=force and named is None)
     if not done:
         raise Conflict(f"Conflict, {name} wasn't deleted", code="graph-not-removed", hint="images stand on it")
     return done
@@ -69,13 +72,20 @@ def _untag_all(graph: Graph, id: str, *, force: bool) -> list[str]:
     return graph.tags.delete_all(id)
 
 
-def _remove_upwards(graph: Graph, id: str, *, prune: bool) -> list[Removed]:
+def _check_unused(graph: Graph, id: str) -> None:
+    """Raise Conflict, before any name is taken away, for an image that a container was made of."""
+    for container in graph.containers(id)[:1]:
+        text = f"Conflict, cannot delete {short_id(id)} because the container {short_id(container)} is using it"
+        raise Conflict(f"{text}, use -f to force", code="graph-image-used")
+
+
+def _remove_upwards(graph: Graph, id: str, *, prune: bool, force: bool) -> list[Removed]:
     done: list[Removed] = []
     at = id
     while at:
         parent = _parent(graph, at) if prune else ""
         try:
-            graph.delete(at)
+            graph.delete(at, containers=force and at == id)
         except FailedPrecondition as error:
             if error.code in _KEPT:
                 break

@@ -30,6 +30,8 @@ from lamella.errors import (
 from lamella.formats.docker_graph import gojson
 from lamella.formats.docker_graph import layout as places
 from lamella.formats.docker_graph.config import Config
+from lamella.formats.docker_graph.containers import DIRECTORY as CONTAINERS
+from lamella.formats.docker_graph.containers import containers_of
 from lamella.formats.docker_graph.ids import TruncIndex, generate_id, short_id, validate_id
 from lamella.formats.docker_graph.image import GraphImage
 from lamella.formats.docker_graph.layout import GraphForm, Layout
@@ -44,7 +46,7 @@ from lamella.spec.endpoint import Reader
 from lamella.spec.limits import DEFAULT_LIMITS, Limits
 from lamella.spec.progress import NO_PROGRESS, Progress
 
-_ALSO_WITH_DRIVERS = ("containers", "volumes")
+_ALSO_WITH_DRIVERS = (CONTAINERS, "volumes")
 """What else docker gives an id and a directory among those of a driver."""
 
 
@@ -168,6 +170,14 @@ class Graph:
         images = self.map()
         parents = {image.parent for image in images.values()}
         return {id: image for id, image in images.items() if id not in parents}
+
+    def containers(self, id: str) -> list[str]:
+        """The containers, by id, that docker made of an image. One whose record is damaged is noted."""
+        return containers_of(
+            self.layout.home,
+            id,
+            lambda name, error: self.progress.note(f"container {short_id(name)} cannot be loaded: {error}"),
+        )
 
     # -- adding
 
@@ -304,11 +314,12 @@ class Graph:
 
     # -- removing
 
-    def delete(self, name: str, *, force: bool = False, orphans: bool = False) -> list[str]:
+    def delete(self, name: str, *, force: bool = False, orphans: bool = False, containers: bool = False) -> list[str]:
         """Remove an image, by its id or a prefix of it; return the names that it lost.
 
-        Raises FailedPrecondition for one with children, unless ``orphans`` (docker's way until 0.4.0), and for one that
-        has names, unless ``force``: then they go too, before it does. A removal that fails leaves image and names.
+        Raises FailedPrecondition for one with children, unless ``orphans`` (docker's way until 0.4.0), for one that a
+        container was made of, unless ``containers`` (its way until 0.6.7), and for one that has names, unless
+        ``force``: then they go too, before it does. A removal that fails leaves image and names.
         """
         id = self.lookup(name)
         with self.temporary() as scratch:
@@ -317,6 +328,8 @@ class Graph:
                     raise NotFound(f"No such id: {name[:80]}", code="graph-no-such-id")
                 if not orphans:
                     self._check_childless(id)
+                if not containers:
+                    self._check_unused(id)
                 names = self.tags.names(id)
                 if names and not force:
                     text = f"it is tagged: {', '.join(names)}"
@@ -330,6 +343,12 @@ class Graph:
         if children:
             text = f"images stand on it: {', '.join(map(short_id, children[:5]))}"
             raise FailedPrecondition(text, code="graph-image-has-children", subject=f"image {short_id(id)}")
+
+    def _check_unused(self, id: str) -> None:
+        used = self.containers(id)
+        if used:
+            text = f"containers were made of it: {', '.join(map(short_id, used[:5]))}"
+            raise FailedPrecondition(text, code="graph-image-used", subject=f"image {short_id(id)}")
 
     def _withdraw(self, id: str, scratch: Scratch) -> None:
         """Move an image away, its record durably first: what is killed leaves a layer too many, never one too few.

@@ -57,11 +57,13 @@ def mount(
     ``root`` and ``rw`` are made (0755) where they are missing. ``driver`` forces one. The tree is at the ``root`` of
     what is returned. Of many that mount at one ``root``, or over one ``rw``, one does; a failure leaves no mount, and
     no ``root`` that was not there. Raises FailedPrecondition when something is mounted at ``root`` already, or
-    ``rw`` is mounted anywhere, NotFound when there is no layer, and what the driver raises.
+    ``rw`` is mounted anywhere, InvalidInput when one of them lies in the other, NotFound when there is no layer, and
+    what the driver raises.
     """
     _refuse_mounted(root)
     if not layers:
         raise NotFound(f"No layer found for {root}", code="graph-no-layers")
+    _check_apart(root, rw)
     branch = Branch(rw)
     branch.make()
     chosen = choose(branch.side, driver)
@@ -91,6 +93,14 @@ def mount(
 def _refuse_mounted(root: Path) -> None:
     if mounted(root):
         raise FailedPrecondition(f"{root} is already mounted", code="graph-already-mounted")
+
+
+def _check_apart(root: Path, rw: Path) -> None:
+    """Raise InvalidInput where one of the two would lie in the other: neither could be cleared up without it."""
+    at, written = root.resolve(), rw.resolve()
+    if at.is_relative_to(written) or written.is_relative_to(at):
+        text = f"the writable branch {rw} and the mount point lie in each other"
+        raise InvalidInput(text, code="graph-mount-places", subject=str(root))
 
 
 @contextmanager
@@ -142,7 +152,7 @@ def mounted(root: Path) -> bool:
 
 
 def unmount(root: Path) -> None:
-    """Unmount what is mounted at ``root`` and remove the mount point.
+    """Unmount what is mounted at ``root`` and remove the mount point, unless something lay there before.
 
     Raises FailedPrecondition when nothing is mounted there, Conflict while it is in use: then it stays mounted.
     """
@@ -158,7 +168,10 @@ def unmount(root: Path) -> None:
         if lock.acquire() and mountinfo.mount_at(place) is None and _read_record(root)[0] in (None, found):
             with os_errors(str(root)):
                 _record_of(root).unlink(missing_ok=True)
-                root.rmdir()  # where another namespace has a copy of the mount, that goes too
+                with os.scandir(place) as entries:
+                    empty = next(entries, None) is None
+                if empty:
+                    root.rmdir()  # where another namespace has a copy of the mount, that goes too
     finally:
         lock.release()
     if rw is not None:
