@@ -9,9 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from graph_support import Noted
-
 from lamella.formats.docker_graph import Graph, GraphForm
+from support.noted import Noted
 
 
 @pytest.fixture

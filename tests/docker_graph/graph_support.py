@@ -8,25 +8,6 @@ from lamella.formats.docker_graph import GraphImage, Record, generate_id
 from support.building import file, tar
 
 
-class Noted:
-    """A reporter that keeps what it is told to note."""
-
-    def __init__(self):
-        self.notes = []
-
-    def start(self, key, action, *, total=None, unit="bytes"):
-        pass
-
-    def advance(self, key, amount):
-        pass
-
-    def done(self, key, outcome="done"):
-        pass
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 def layer(*items):
     """A layer's archive of these members, open."""
     return io.BytesIO(tar(*items))

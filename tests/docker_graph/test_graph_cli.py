@@ -18,6 +18,7 @@ from graph_support import chain, container_of, image, layer
 
 from lamella.cli import graph as graph_verb
 from lamella.cli import graph_drawing, graph_words
+from lamella.cli.output import write_table
 from lamella.formats.docker_graph import Config, Graph, GraphForm, Moment, Record
 from support.building import file, gone
 
@@ -114,7 +115,7 @@ class TestWords:
         assert graph_words.size(count) == text
 
     def test_tables(self, capsys):
-        graph_words.write_table(("A", "B", "C"), [("x" * 18, "é", "last")])
+        write_table(("A", "B", "C"), [("x" * 18, "é", "last")], cell=graph_words.CELL)
         assert capsys.readouterr().out == f"A{' ' * 20}B{' ' * 19}C\n{'x' * 18}   é{' ' * 19}last\n"
 
 

@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from graph_support import Noted
 
 import lamella
 from lamella.errors import (
@@ -48,6 +47,7 @@ from lamella.spec.progress import NO_PROGRESS, Cancelled
 from lamella.testing import supervised
 from lamella.transfer.copy import copy_images
 from support import building, needs
+from support.noted import Noted
 from support.trees import assert_same, read_directory, read_view, without
 
 IDS = tuple(hashlib.sha256(b"graph %d" % n).hexdigest() for n in range(4))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from graph_support import Noted
 
 import lamella
 from lamella.errors import AccessDenied, Integrity, NotFound, Unsupported
@@ -24,6 +23,7 @@ from lamella.spec.digest import Digest
 from lamella.spec.platform import Platform
 from lamella.transfer.endpoints import Journey, Place, copy_between
 from support import building
+from support.noted import Noted
 from support.registry_v1 import World, world
 
 ACCESS = Access(retrying=Retrying(attempts=2), sleep=lambda _: None)

@@ -16,6 +16,7 @@ from lamella import Compression, Recipe
 from lamella.errors import InvalidInput
 from support import building, peers
 from support.needs import needs_root, needs_tool
+from support.noted import Noted
 from support.trees import assert_same, read_directory, read_view
 
 NOON = datetime(2024, 5, 6, 12, 0, 0, tzinfo=UTC)
@@ -116,10 +117,10 @@ class TestLayer:
                 server.bind("listening")
             finally:
                 os.chdir(cwd)
-        notes = Notes()
-        child = snapshot.commit(progress=notes)
+        noted = Noted()
+        child = snapshot.commit(progress=noted)
         assert not child.exists("listening")
-        assert any("listening" in note for note in notes.told)
+        assert any("listening" in note for note in noted.notes)
 
     def test_a_name_that_would_be_a_whiteout_is_refused(self, snapshot):
         (snapshot.upper / ".wh.kept").touch()
@@ -127,25 +128,6 @@ class TestLayer:
             snapshot.commit()
         assert refused.value.code == "whiteout-like-name"
         assert refused.value.entry == b".wh.kept"
-
-
-class Notes:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self):
-        self.told = []
-
-    def start(self, key, action, *, total=None, unit="bytes"):
-        pass
-
-    def advance(self, key, amount):
-        pass
-
-    def done(self, key, outcome="done"):
-        pass
-
-    def note(self, text):
-        self.told.append(text)
 
 
 class TestDocuments:

@@ -20,10 +20,10 @@ from lamella.layers.index import LayerIndex
 from lamella.layers.sources import HostSource, TarSource
 from lamella.layers.tree import MergedTree
 from lamella.spec.digest import chain_ids
-from lamella.spec.progress import NO_PROGRESS
 from support import randomtree
 from support.layers import Layers, member
 from support.needs import needs_driver, needs_root, needs_tool
+from support.noted import Noted
 from support.trees import assert_same, read_directory
 
 pytestmark = [needs_root, needs_driver("erofs")]
@@ -154,19 +154,6 @@ def test_xattrs_that_a_union_would_take_for_its_own_show_as_they_are(place):
     assert dict(shown[b"d"].xattrs) == dict(shown[b"e"].xattrs) == xattrs
 
 
-class Notes:
-    """A progress that keeps what is noted."""
-
-    def __init__(self):
-        self.texts = []
-
-    def __getattr__(self, name):
-        return getattr(NO_PROGRESS, name)
-
-    def note(self, text):
-        self.texts.append(text)
-
-
 def test_what_no_mount_shows_is_noted(place):
     layer = place.of_members(
         member("d", tarfile.DIRTYPE),
@@ -181,12 +168,12 @@ def test_what_no_mount_shows_is_noted(place):
     assert shown[b"d/fifo"].xattrs == (("trusted.kept", b"k"),)
     assert shown[b"d/odd"].xattrs == ()
     assert b"d/white" not in shown
-    notes = Notes()
+    noted = Noted()
     other = Layers(place.directory())
     other.rootfs._layers = place.layers
-    other.rootfs.ensure([below, layer], place.directory(), progress=notes)
-    assert len(notes.texts) == 6
-    assert all(text.startswith("/d/") for text in notes.texts)
+    other.rootfs.ensure([below, layer], place.directory(), progress=noted)
+    assert len(noted.notes) == 6
+    assert all(text.startswith("/d/") for text in noted.notes)
 
 
 # -- up to the limits

@@ -27,6 +27,7 @@ from lamella.spec.progress import NO_PROGRESS, Cancelled
 from lamella.spec.reference import Reference
 from lamella.transfer.copy import copy_images
 from support import building
+from support.noted import Noted
 from support.registry_v1 import serving, simple, world
 
 IDS = tuple(hashlib.sha256(b"v1 %d" % n).hexdigest() for n in range(3))
@@ -80,22 +81,6 @@ def pulled(here, disk, **options) -> V1Source:
     place = disk / "scratch"
     place.mkdir(exist_ok=True)
     return V1Source(client(here, **options), place, tag=tag, checkers=checkers, progress=progress)
-
-
-class Notes(list[str]):
-    """Keeps what is told."""
-
-    def start(self, key, action, *, total=None, unit="bytes"):
-        pass
-
-    def advance(self, key, amount):
-        pass
-
-    def done(self, key, outcome="done"):
-        pass
-
-    def note(self, text):
-        self.append(text)
 
 
 def refused(here, disk, **options) -> LamellaError:
@@ -745,10 +730,10 @@ class TestLayers:
         here.checksums[IDS[2]] = text or ""
         if text is None:
             here.listed = [{"id": identity, "checksum": here.checksums[identity]} for identity in IDS[:2]]
-        notes = Notes()
-        with closing(pulled(here, disk, progress=notes)) as source:
+        noted = Noted()
+        with closing(pulled(here, disk, progress=noted)) as source:
             manifest = Manifest.parse(read(source, source.offers()[2].descriptor))
-        assert [IDS[2][:12] in note for note in notes if "could not be verified" in note] == [True]
+        assert [IDS[2][:12] in note for note in noted.notes if "could not be verified" in note] == [True]
         kept = [v1image.V1_CHECKSUM in layer.annotations for layer in manifest.layers]
         assert kept == [True, True, False]
 

@@ -9,7 +9,7 @@ import click
 
 from lamella.cli import arguments, graph_drawing, graph_words
 from lamella.cli.graph import opened
-from lamella.cli.output import clean, escape_steering, write_json, write_text
+from lamella.cli.output import clean, escape_steering, write_json, write_table, write_text
 from lamella.cli.session import Session, pass_session
 from lamella.errors import LamellaError
 
@@ -85,7 +85,7 @@ def _write_images(graph: Graph, listed: list[tuple[str, str, GraphImage]], *, si
             whole = graph_words.size(sizes.whole(image))
             row.append(whole if form.has_driver else f"{graph_words.size(sizes.own(image))} (virtual {whole})")
         rows.append(row)
-    graph_words.write_table(header, rows)
+    write_table(header, rows, cell=graph_words.CELL)
 
 
 def _listed(graph: Graph, pattern: str | None, *, everything: bool) -> list[tuple[str, str, GraphImage]]:
@@ -184,7 +184,7 @@ def history_command(here: Session, name: str, quiet: bool, no_trunc: bool, as_js
             label = clean(names[image.id][0]) if image.id in names else _id(image, full=no_trunc)
             shown = clean(command) if no_trunc else graph_words.cut(command, _WIDTH)
             rows.append((label, graph_words.age(image.record.created), shown, graph_words.size(sizes.own(image))))
-    graph_words.write_table(("ID", "CREATED", "CREATED BY", "SIZE"), rows)
+    write_table(("ID", "CREATED", "CREATED BY", "SIZE"), rows, cell=graph_words.CELL)
 
 
 def _created_by(image: GraphImage) -> str:

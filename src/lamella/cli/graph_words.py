@@ -1,17 +1,18 @@
-"""Sizes, ages and tables as docker's first years wrote them, for what ``lamella graph`` prints."""
+"""Sizes and ages as docker's first years wrote them, for what ``lamella graph`` prints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lamella.cli.output import clean, write_text
+from lamella.cli.output import clean
 
 if TYPE_CHECKING:
     from lamella.formats.docker_graph.moment import Moment
 
-_CELL, _GAP = 20, 3
+CELL = 20
+"""Characters that a cell of a table has at least."""
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _HOUR, _DAY = 3600, 86400
 _STEPS = (
@@ -19,15 +20,6 @@ _STEPS = (
     (90 * _DAY, 7 * _DAY, "weeks"), (730 * _DAY, 30 * _DAY, "months"),
 )  # fmt: skip
 _ONE = {"minutes": "About a minute", "hours": "About an hour"}
-
-
-def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table: cells of at least twenty characters, three spaces between columns."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(_CELL, _GAP + max(len(line[column]) for line in lines)) for column in range(len(header))]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        write_text("".join([*cells[:-1], line[-1]]).rstrip())
 
 
 def size(count: int | None) -> str:

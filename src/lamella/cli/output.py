@@ -44,10 +44,10 @@ def escape_steering(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table with docker's spacing: cells of at least ten characters, three spaces between columns."""
+def write_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, cell: int = _CELL) -> None:
+    """A table with docker's spacing: cells of at least ``cell`` characters, three spaces between columns."""
     lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(_CELL, _GAP + max(len(line[column]) for line in lines)) for column in range(len(header))]
+    widths = [max(cell, _GAP + max(len(line[column]) for line in lines)) for column in range(len(header))]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         write_text("".join([*cells[:-1], line[-1]]).rstrip())
