@@ -15,7 +15,7 @@ import lamella
 from lamella import Cancelled, Platform
 from lamella.errors import Integrity, InvalidInput, LamellaError, NotFound
 from lamella.testing import consistency
-from support import building
+from support import building, needs
 from support.trees import assert_same, read_view
 
 LAYER = building.tar(building.directory("d"), building.file("d/f", "f" * 5000))
@@ -105,6 +105,7 @@ class TestLoad:
 
     @pytest.mark.parametrize("packer", ["gzip", "zstd", "xz", "bzip2"])
     def test_a_compressed_archive(self, store, layout, disk, packer):
+        needs.tool(packer)
         subprocess.run(["tar", "cf", disk / "layout.tar", "-C", layout, "."], check=True)
         subprocess.run([packer, "-q", disk / "layout.tar"], check=True)
         (packed,) = disk.glob("layout.tar.*")
