@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lamella
+
 EPOCH = 1_700_000_000
 
 
@@ -38,19 +40,26 @@ class Result:
 
 @dataclass
 class Cli:
-    """``lamella --root STORE``. ``env`` is the whole environment but for what Python needs; ``user`` is who runs it."""
+    """``lamella --root STORE``. ``env`` is the whole environment but for what Python needs; ``user`` is who runs it.
+
+    ``python`` need not be this one: a user may not reach that.
+    """
 
     root: Path
     cwd: Path
     env: dict[str, str] = field(default_factory=dict)
     user: int | None = None
+    python: str = sys.executable
 
     def command(self, *arguments: object) -> list[str | bytes]:
         words = [a if isinstance(a, bytes) else str(a) for a in arguments]
-        return [sys.executable, "-m", "lamella", "--root", str(self.root), *words]
+        return [self.python, "-m", "lamella", "--root", str(self.root), *words]
 
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "PYTHONPATH") if name in os.environ}
+        if self.python != sys.executable:
+            packages = [path for path in sys.path if path.endswith("-packages")]
+            kept["PYTHONPATH"] = os.pathsep.join([str(Path(lamella.__file__).parents[1]), *packages])
         return {**kept, "LC_ALL": "C.UTF-8", **self.env}
 
     def identity(self) -> dict[str, Any]:
@@ -58,11 +67,13 @@ class Cli:
         return {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
 
     def works(self) -> bool:
-        """Whether the user may run this Python at all."""
-        command = [sys.executable, "-c", "import lamella.errors"]
+        """Whether the user may run this Python at all, with what the command needs."""
+        command = [self.python, "-c", "import lamella.errors, msgspec"]
         try:
-            done = subprocess.run(command, capture_output=True, check=False, cwd="/", **self.identity())
-        except PermissionError:  # not even to look for it
+            done = subprocess.run(
+                command, capture_output=True, check=False, cwd="/", env=self.environment(), **self.identity()
+            )
+        except PermissionError:
             return False
         return done.returncode == 0
 

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 from cli_support import BASE, Cli, special, tar_of
 
+from _machine import NOBODY, interpreter_for_all
 from support import needs
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -27,7 +26,9 @@ def user() -> Iterator[Cli]:
         place = Path(name)
         if os.geteuid() == 0:
             os.chown(place, NOBODY, NOBODY)
-        run = Cli(place / "store", place, {"HOME": name}, user=NOBODY if os.geteuid() == 0 else None)
+        as_root = os.geteuid() == 0
+        python = (interpreter_for_all() if as_root else None) or sys.executable
+        run = Cli(place / "store", place, {"HOME": name}, user=NOBODY if as_root else None, python=python)
         if not run.works():
             needs.missing(f"a Python that every user may run, which {sys.executable} is not")
         mine = special(tarfile.REGTYPE, uid=1000, gid=50, mode=0o6755)
