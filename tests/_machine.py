@@ -66,24 +66,39 @@ def run_as_nobody(function, *arguments, prepare=None):
     child = os.fork()
     if child == 0:
         os.close(reading)
+        data = b""
         try:
             if prepare is not None:
                 prepare()
             _become_nobody(python)
-            answer = (True, function(*arguments))
+            data = pickle.dumps(("returned", function(*arguments)))
         except BaseException as error:  # noqa: BLE001 - it is raised again on the other side
-            answer = (False, error)
-        with os.fdopen(writing, "wb") as file:
-            pickle.dump(answer, file)
-        os._exit(0)
+            data = _pickled(error)
+        finally:  # whatever happens, nothing of the tests goes on in here
+            with os.fdopen(writing, "wb") as file:
+                file.write(data)
+            os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
         data = file.read()
     os.waitpid(child, 0)
-    fine, value = pickle.loads(data)
-    if not fine:
+    outcome, value = pickle.loads(data)
+    if outcome in ("skip", "fail"):
+        getattr(pytest, outcome)(value)
+    if outcome == "raised":
         raise value
     return value
+
+
+def _pickled(error: BaseException) -> bytes:
+    """How a function ended that raised ``error``; the outcomes of pytest cannot be pickled themselves."""
+    for outcome in ("skip", "fail"):
+        if isinstance(error, getattr(pytest, outcome).Exception):
+            return pickle.dumps((outcome, str(error)))
+    try:
+        return pickle.dumps(("raised", error))
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return pickle.dumps(("raised", RuntimeError(repr(error))))
 
 
 def _become_nobody(python: str) -> None:

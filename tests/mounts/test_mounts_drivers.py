@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -277,6 +278,8 @@ def test_an_upper_is_mounted_once_by_whatever_driver(way, place):
             assert mounts.upper_in_use(place / "upper2") is None
             assert mounts.upper_in_use(place / "top") is None
             for other in mounts.ladder():
+                if other.name == "fuse-overlayfs" and shutil.which("fuse-overlayfs") is None:
+                    continue
                 stack = () if other.form in (Form.PLAIN, Form.AUFS) else lowers
                 with pytest.raises(errors.FailedPrecondition) as caught:
                     other.mount(Mount(other.name, stack, upper, other_work), other_target)

@@ -456,6 +456,7 @@ def _mount_error(place):
 
 
 @needs_root
+@needs_tool("fusermount3")
 def test_a_user_may_not_mount_where_others_own(place):
     image = image_in(place)
     (place / "at-fuse").mkdir(mode=0o755)
