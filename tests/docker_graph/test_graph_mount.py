@@ -16,8 +16,9 @@ from graph_support import image, layer
 
 from _machine import place_for_all, run_as_nobody
 from lamella import TreeView, errors
-from lamella.formats.docker_graph import Graph, GraphForm, Record, stacks, union
-from lamella.formats.docker_graph.union import Branch, mounted, unmount
+from lamella.formats.docker_graph import Graph, GraphForm, Record, branch, stacks, union
+from lamella.formats.docker_graph.branch import Branch
+from lamella.formats.docker_graph.union import mounted, unmount
 from lamella.mounts import mount as mounting
 from lamella.mounts.model import Form
 from support import needs
@@ -134,9 +135,9 @@ class TestMounting:
                 exchange(*arguments)
             raise OSError(5, "Input/output error")
 
-        exchange = union.renameat2
+        exchange = branch.renameat2
         with monkeypatch.context() as patch:
-            patch.setattr(union, "renameat2", stopped)
+            patch.setattr(branch, "renameat2", stopped)
             with pytest.raises(errors.Unavailable):
                 stack.mount(root, rw, driver=chain[1])
         assert [str(change) for change in stack.changes(rw)] == before

@@ -11,7 +11,8 @@ from graph_support import image, layer
 from lamella import TreeView
 from lamella._sys.files import fsync_dir, sync_tree
 from lamella.formats.docker_graph import Graph, GraphForm, GraphImage
-from lamella.formats.docker_graph.union import Branch, unmount
+from lamella.formats.docker_graph.branch import Branch
+from lamella.formats.docker_graph.union import unmount
 from lamella.mounts.model import Form
 from lamella.testing import powercut
 from lamella.testing.powercut import CuttableDisk

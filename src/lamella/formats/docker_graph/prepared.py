@@ -8,6 +8,7 @@ from pathlib import Path
 from lamella._sys.files import os_errors
 from lamella.errors import AlreadyExists
 from lamella.formats.docker_graph import initlayer, union
+from lamella.formats.docker_graph.branch import Branch
 from lamella.formats.docker_graph.config import Config, Release
 from lamella.formats.docker_graph.graph import Graph
 from lamella.formats.docker_graph.image import GraphImage, spooled
@@ -83,5 +84,5 @@ def prepare(image: GraphImage, directory: Path, *, init: Release | None = None) 
             initlayer.populate(layer, release=init)
             dress_branch(layer, image.tree().root, Form.AUFS)
             layers = [layer, *layers]
-        union.Branch(directory / "rw").make()
+        Branch(directory / "rw").make()
     return Prepared(image, directory / "rootfs", directory / "rw", tuple(layers))
