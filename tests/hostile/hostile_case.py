@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from build import MTIME, Layout, digest, directory, file, layout, tar
-from hostile_world import GOOD, Notes, World
+from hostile_world import GOOD, World
 
 import lamella
 from lamella import Limits
+from support.noted import Noted
 from support.trees import Leaf
 
 Tree: TypeAlias = "dict[bytes, Leaf]"
@@ -134,7 +135,7 @@ class Attempt:
     """One way to give the input to the product; ``layers`` are the texts by which an error may name each layer."""
 
     what: str
-    run: Callable[[Notes], None]
+    run: Callable[[Noted], None]
     tree: Tree = field(default_factory=dict)
     layers: Sequence[frozenset[str]] = ()
 
@@ -161,7 +162,7 @@ class Layers:
     def _import(self, world: World, tree: Tree) -> Attempt:
         data = self.tars[0]
 
-        def run(notes: Notes) -> None:
+        def run(notes: Noted) -> None:
             with world.opened(self.limits) as store:
                 store.import_rootfs(io.BytesIO(data), NAME, progress=notes)
 
@@ -172,7 +173,7 @@ class Layers:
         names = [frozenset({digest(data), found["digest"]}) for data, found in zip(tars, _layers(place), strict=True)]
         place.write(scratch / "layout")
 
-        def run(notes: Notes) -> None:
+        def run(notes: Noted) -> None:
             with world.opened(self.limits) as store:
                 store.load(scratch / "layout", progress=notes)
 
@@ -197,7 +198,7 @@ class Stream:
         """Import."""
         tree = outcome.tree if isinstance(outcome, Holds) else {}
 
-        def run(notes: Notes) -> None:
+        def run(notes: Noted) -> None:
             with world.opened(self.limits) as store:
                 store.import_rootfs(io.BytesIO(self.data), NAME, progress=notes)
 
@@ -216,7 +217,7 @@ class Place:
         path = self.make(scratch)
         tree = outcome.tree if isinstance(outcome, Holds) else {}
 
-        def run(notes: Notes) -> None:
+        def run(notes: Noted) -> None:
             with world.opened(self.limits) as store:
                 store.load(path, progress=notes)
 

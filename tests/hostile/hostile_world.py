@@ -35,25 +35,6 @@ _CONNECTIONS = 16
 _KEPT = ("docker.io/library/good:1", "docker.io/library/kept:1")
 
 
-class Notes:
-    """A reporter that keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def start(self, key: str, action: str, *, total: int | None = None, unit: str = "bytes") -> None:
-        pass
-
-    def advance(self, key: str, amount: int) -> None:
-        pass
-
-    def done(self, key: str, outcome: str = "done") -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @contextmanager
 def a_place(disk: Path) -> Iterator[Path]:
     """A directory for a world: in memory where overlays can stand there, for nothing here is about durability.

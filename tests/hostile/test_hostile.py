@@ -23,12 +23,13 @@ import hostile_whiteouts
 import hostile_words
 import pytest
 from hostile_case import ANY, NAME, Attempt, Case, Holds, Outcome, Refused, Tree, Unmountable
-from hostile_world import Notes, World, a_place
+from hostile_world import World, a_place
 
 from lamella import LamellaError
 from lamella.errors import printable
 from lamella.mounts import mount as mounting
 from support import trees
+from support.noted import Noted
 
 _TABLES = (
     hostile_names, hostile_links, hostile_whiteouts, hostile_devices, hostile_tars, hostile_documents, hostile_layouts,
@@ -65,7 +66,7 @@ def test_the_tables_are_large_and_every_case_has_a_name_of_its_own() -> None:
 
 
 def _judge(world: World, attempt: Attempt, outcome: Outcome) -> None:
-    notes = Notes()
+    notes = Noted()
     if isinstance(outcome, Refused):
         with pytest.raises(LamellaError) as caught, _no_large_file():
             attempt.run(notes)
@@ -120,7 +121,7 @@ def _drivers(world: World) -> list[str]:
     return [name for name in wanted if mounting.driver(name).probe(world.place).ok]
 
 
-def _check_tree(world: World, attempt: Attempt, outcome: Holds, notes: Notes) -> None:
+def _check_tree(world: World, attempt: Attempt, outcome: Holds, notes: Noted) -> None:
     image = world.store.image(NAME)
     trees.assert_same(attempt.tree, trees.read_view(image))
     drivers = _drivers(world) if outcome.mounts else []
