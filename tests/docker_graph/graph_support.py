@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 
+from lamella import TreeView
 from lamella.formats.docker_graph import GraphImage, Record, generate_id
 from support.building import file, tar
+from support.trees import read_view
 
 
 def layer(*items):
@@ -44,3 +46,8 @@ def container_of(graph, image_id, id="c" * 64):
 def listing(directory):
     """All that is below a directory, with modes; sorted."""
     return {str(path.relative_to(directory)): path.lstat().st_mode & 0o7777 for path in sorted(directory.rglob("*"))}
+
+
+def read_view_of(found):
+    """The whole tree of an image."""
+    return read_view(TreeView(found.tree()))
